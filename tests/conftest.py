@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from stepwell.engines.models import cache_dir, resolve_model
 from stepwell.errors import MissingExtra
-from stepwell.models import cache_dir, resolve_model
 from tests import hangs
 
 

@@ -104,7 +104,7 @@ CONTEXT_TOKENS = 8_192
 
 @contextmanager
 def live_node(path: Path, root: Path) -> Iterator[BackgroundServer]:
-    from stepwell.assemble import build
+    from stepwell.launch.assemble import build
     from stepwell.settings.engine import EngineSettings
     from stepwell.settings.file import KvSettings, Settings
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from stepwell.assemble import build
+from stepwell.launch.assemble import build
 from stepwell.server.run import BackgroundServer
 from stepwell.settings.engine import EngineSettings
 from stepwell.settings.file import KvSettings, Settings

@@ -13,14 +13,14 @@ import httpx2
 import pytest
 from tests.embed.conftest import tiny, tiny_folder
 
-from stepwell.beside import _named, close_embeddings, served_embeddings
 from stepwell.commands.serve_check import _model
-from stepwell.embedded import embedded
 from stepwell.errors import BadInput
+from stepwell.launch.beside import _named, close_embeddings, served_embeddings
+from stepwell.launch.embedded import embedded
+from stepwell.launch.several import apart
 from stepwell.server.vectors import ServedEmbeddings
 from stepwell.settings.engine import EngineSettings, ModelEntry
 from stepwell.settings.file import EmbeddingSettings, KvSettings, Settings
-from stepwell.several import apart
 
 __all__ = ["tiny_folder"]  # a fixture
 

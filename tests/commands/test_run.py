@@ -21,7 +21,7 @@ import pytest
 from stepwell import cli
 from stepwell.agents.crews.files import find_crew, shipped_crews
 from stepwell.agents.passages import reader_of
-from stepwell.assemble import build
+from stepwell.launch.assemble import build
 from stepwell.launch.crew_servers import embedded_settings
 from stepwell.library.documents import Document
 from stepwell.library.load import load_document

@@ -17,9 +17,9 @@ from stepwell import cli
 from stepwell.agents.crews.files import parse_crew
 from stepwell.agents.crews.profile import apply, find_profile
 from stepwell.basics.this_machine import usable_cores
+from stepwell.engines.models import base_model_note
 from stepwell.errors import BadInput
 from stepwell.launch.crew_servers import Given, addresses, models_of, own_settings
-from stepwell.models import base_model_note
 from stepwell.settings.file import load
 
 CREW = """

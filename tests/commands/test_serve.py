@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from stepwell import cli
+from stepwell.engines.models import NAMED_MODELS
 from stepwell.engines.null import NullEngine
 from stepwell.launch import serve
 from stepwell.launch.serve import with_model_names
 from stepwell.loop.driver import Driver
-from stepwell.models import NAMED_MODELS
 from stepwell.settings.file import load
 
 WITHOUT_SETTINGS = {name: value for name, value in os.environ.items() if not name.startswith("STEPWELL_")}

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from stepwell import assemble, cli
+from stepwell import cli
 from stepwell.basics.clock import Clock
 from stepwell.demo import command
 from stepwell.demo.books import COST_RESOURCES, CostLine, LedgerFigures, read_ledger
@@ -27,6 +27,7 @@ from stepwell.demo.page import render_page
 from stepwell.demo.picture import common_scale
 from stepwell.demo.report import print_report
 from stepwell.engines.null import NullConfig, NullEngine, NullText
+from stepwell.launch import assemble
 from stepwell.ledger.base import LedgerError
 from stepwell.ledger.open import open_store
 from stepwell.ledger.queries import runs

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from stepwell import assemble, cli
+from stepwell import cli
 from stepwell.basics.clock import Clock
 from stepwell.demo import command, plan
 from stepwell.demo.command import Options, customers_for, run_demo
@@ -19,6 +19,7 @@ from stepwell.demo.expected import EXAMPLE, GENERAL
 from stepwell.demo.figures import read_json
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.errors import BadInput, StepwellError
+from stepwell.launch import assemble
 from stepwell.settings.file import Settings
 
 TURNS = 2 * (2 + 3 + 2)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.basics.clock import ManualClock
+from stepwell.launch.several import ModelsNode, build_several
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.loop.requests import Generation
 from stepwell.settings.engine import EngineSettings, ModelEntry
 from stepwell.settings.file import KvSettings, PolicySettings, Settings
-from stepwell.several import ModelsNode, build_several
 from tests.driver.harness import GREEDY, Answer, with_caller
 
 BLOCK_BYTES = 64 * 64

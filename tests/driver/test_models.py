@@ -11,10 +11,10 @@ import pytest
 from stepwell.basics.clock import ManualClock
 from stepwell.engines.base import EngineError
 from stepwell.engines.null import NullEngine
+from stepwell.launch.several import ModelsNode, build_several
 from stepwell.loop.requests import Admitted, Finished, Generation, Rejected
 from stepwell.policy.types import KvTier
 from stepwell.settings.service_tiers import ServiceTierEntry, SharesEntry
-from stepwell.several import ModelsNode, build_several
 from tests.driver.harness import GREEDY
 from tests.driver.several import BLOCK_BYTES, Answer, ask, passes, settings_of, several
 

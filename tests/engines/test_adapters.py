@@ -13,10 +13,10 @@ from tests.engines.tiny_gguf import Shape, write
 
 pytest.importorskip("llama_cpp")
 
-from stepwell.assemble import policy_config
 from stepwell.bench.node import TurnLog, turn_of
 from stepwell.engines.base import BatchItem, EngineError, SamplingParams
 from stepwell.engines.llamacpp import LlamaCppConfig, LlamaCppEngine, LlamaCppText, ModelError, load_llamacpp
+from stepwell.launch.assemble import policy_config
 from stepwell.loop.driver import Driver
 from stepwell.policy.scheduler import Scheduler
 from stepwell.settings.file import Settings

@@ -16,7 +16,7 @@ from stepwell.basics.clock import MonotonicClock
 from stepwell.bench.node import TurnLog, turn_of
 from stepwell.engines.base import EngineError
 from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp, load_reloadable
-from stepwell.several import ModelsNode, build_several
+from stepwell.launch.several import ModelsNode, build_several
 
 
 def config_of(folder: Path) -> LlamaCppConfig:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from stepwell import assemble
-from stepwell.assemble import Node, build
 from stepwell.basics.clock import Clock, ManualClock, MonotonicClock
 from stepwell.engines.base import SamplingParams
 from stepwell.errors import BadInput, StepwellError
+from stepwell.launch import assemble
+from stepwell.launch.assemble import Node, build
 from stepwell.ledger.base import LedgerError
 from stepwell.ledger.budgets import BudgetName
 from stepwell.ledger.queries import runs

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from stepwell.assemble import build
 from stepwell.engines.null import NullConfig
+from stepwell.launch.assemble import build
 from stepwell.ledger.budgets import BudgetName
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.ledger.types import Budget, Scope

@@ -11,8 +11,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from stepwell.embedded import embedded
 from stepwell.errors import BadInput
+from stepwell.launch.embedded import embedded
+from stepwell.launch.several import ModelsNode, build_several
 from stepwell.library.store import Library
 from stepwell.server.books import Books
 from stepwell.server.keys import KeyEntry, KeyRing
@@ -21,7 +22,6 @@ from stepwell.server.run import BackgroundServer
 from stepwell.server.service import OfferedModel
 from stepwell.server.settings import ServerSettings
 from stepwell.settings.keys import key_ring
-from stepwell.several import ModelsNode, build_several
 from tests.driver.several import settings_of
 from tests.server.fakes import until
 from tests.server.libraries import uploaded

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.assemble import build
+from stepwell.launch.assemble import build
 from stepwell.library.store import Library
 from stepwell.server.library import ServedLibrary
 from stepwell.server.run import BackgroundServer

@@ -165,7 +165,7 @@ def numbers_of(flag: str, text: str, what: str, least: int, most: int) -> tuple[
 
 def require_real(model: str) -> None:
     """A missing model is said before anything is started or measured. ``BadInput``."""
-    from stepwell.models import resolve_model
+    from stepwell.engines.models import resolve_model
 
     if model != NULL_MODEL:
         resolve_model(model)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from stepwell import assemble
 from stepwell.basics.clock import Clock
 from stepwell.bench.harness import NULL_MODEL
 from stepwell.engines.base import Engine, TextModel
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.engines.probe import GREEDY
 from stepwell.errors import StepwellError
+from stepwell.launch import assemble
 from stepwell.loop.driver import Driver
 from stepwell.loop.requests import LOCAL, Admitted, Delta, Finished, Generation, Output, Rejected
 from stepwell.policy.scheduler import Scheduler

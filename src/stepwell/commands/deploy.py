@@ -15,6 +15,7 @@ from cyclopts.validators import Number
 from stepwell.basics.private import private_umask
 from stepwell.commands.checks import CheckResult, checked, report
 from stepwell.commands.serve import keys_read_again
+from stepwell.engines.models import resolve_model
 from stepwell.errors import BadInput, StepwellError
 from stepwell.gateway.deployment import (
     KEY_VARIABLE,
@@ -27,7 +28,6 @@ from stepwell.gateway.deployment import (
 from stepwell.launch.serve import say
 from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
 from stepwell.ledger.settings import NO_LEDGER
-from stepwell.models import resolve_model
 from stepwell.server.errors import ApiError
 from stepwell.server.key_reload import KeyReload
 from stepwell.server.keys import KeyRing

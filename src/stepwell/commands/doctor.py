@@ -11,7 +11,6 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.assemble import load_engine
 from stepwell.basics.this_machine import available_memory_bytes, usable_cores
 from stepwell.basics.units import format_duration, format_size
 from stepwell.commands.doctor_objects import (
@@ -27,9 +26,10 @@ from stepwell.console.output import report_console, table, write_json
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
 from stepwell.engines.base import Engine, EngineInfo, TextModel
+from stepwell.engines.models import resolve_model
 from stepwell.engines.probe import DEPTHS, LENGTHS, Probe, ReturnSpeeds, crossovers
 from stepwell.errors import UnfitModel
-from stepwell.models import resolve_model
+from stepwell.launch.assemble import load_engine
 from stepwell.settings.file import Settings, load
 from stepwell.tiers.inspect import measure_disk
 from stepwell.vllm.install import examine_model, require_vllm

@@ -11,7 +11,7 @@ from stepwell.console.progress import Ticker
 from stepwell.console.report import Report
 from stepwell.embed.base import EmbeddingError, Wishes
 from stepwell.embed.process import EmbeddingProcess
-from stepwell.models import resolve_model
+from stepwell.engines.models import resolve_model
 from stepwell.settings.file import Settings
 
 CLOSE = "close"

@@ -13,20 +13,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from stepwell.assemble import require_policy
 from stepwell.basics.units import counted, format_size
 from stepwell.commands.checks import CheckResult, checked
+from stepwell.engines.models import resolve_model
 from stepwell.errors import StepwellError
+from stepwell.launch.assemble import require_policy
+from stepwell.launch.several import apart, engine_settings
 from stepwell.ledger.costs import load_cost_book
 from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
 from stepwell.ledger.prices import load_price_book
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import default_path
-from stepwell.models import resolve_model
 from stepwell.server.run import listen, require_keys_beyond_loopback
 from stepwell.settings.file import Settings
 from stepwell.settings.keys import key_ring
-from stepwell.several import apart, engine_settings
 from stepwell.telemetry.otel import require_otel
 from stepwell.tiers.directory import LOCK
 from stepwell.tiers.objects.client import ObjectsAway, open_objects

@@ -13,8 +13,8 @@ from cyclopts import Parameter
 
 from stepwell.basics.units import format_size, parse_size
 from stepwell.console.progress import ticker
+from stepwell.engines.models import resolve_model
 from stepwell.errors import BadInput
-from stepwell.models import resolve_model
 from stepwell.settings.file import ObjectSettings
 from stepwell.vllm.command_line import command_line, environment, transfer_config
 from stepwell.vllm.convert import convert_gguf

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
-from stepwell import __version__, assemble
+from stepwell import __version__
 from stepwell.agents.crews.files import find_crew
 from stepwell.agents.passages import reader_of
 from stepwell.basics.this_machine import machine
@@ -31,15 +31,16 @@ from stepwell.demo.plan import Rehearsal, TextCounter, capacity_for, held_tokens
 from stepwell.demo.record import Capacity, DemoCustomer, DemoRun
 from stepwell.demo.report import make_console, print_end, print_plan, print_report, say
 from stepwell.demo.screen import Screen, make_screen
-from stepwell.embedded import embedded
+from stepwell.engines.models import base_model_note
 from stepwell.errors import BadInput, StepwellError
+from stepwell.launch import assemble
+from stepwell.launch.embedded import embedded
 from stepwell.ledger.base import LedgerError
 from stepwell.ledger.costs import load_cost_book
 from stepwell.ledger.prices import load_price_book
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.library.documents import Document
 from stepwell.library.load import load_document
-from stepwell.models import base_model_note
 from stepwell.server.keys import KeyEntry
 from stepwell.settings.engine import EngineSettings
 from stepwell.settings.file import KvSettings, Settings, load

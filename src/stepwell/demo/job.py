@@ -28,8 +28,8 @@ from stepwell.demo.board import RunBoard
 from stepwell.demo.expected import is_right
 from stepwell.demo.record import KV_TIERS, AgentSample, CheckedAnswer, DemoCustomer, DemoRun, Sample
 from stepwell.demo.screen import Screen
-from stepwell.embedded import EmbeddedNode
 from stepwell.errors import StepwellError
+from stepwell.launch.embedded import EmbeddedNode
 from stepwell.library.documents import Document
 from stepwell.loop.snapshot import Snapshot
 from stepwell.policy.types import KvTier

@@ -19,13 +19,13 @@ from stepwell.agents.crews.definition import Crew
 from stepwell.agents.planner import with_writer
 from stepwell.agents.servers import ModelPlace, Servers
 from stepwell.basics.this_machine import usable_cores
-from stepwell.embedded import embedded
+from stepwell.engines.models import base_model_note, resolve_model
 from stepwell.errors import BadInput
+from stepwell.launch.embedded import embedded
+from stepwell.launch.several import engine_settings
 from stepwell.library.store import Library
-from stepwell.models import base_model_note, resolve_model
 from stepwell.server.settings import ServerSettings
 from stepwell.settings.file import Settings, load
-from stepwell.several import engine_settings
 
 MAX_MODELS = 8
 LEAST_DEVICE_KV_TOKENS = 2_048

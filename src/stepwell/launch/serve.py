@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from stepwell import __version__
-from stepwell.assemble import Node
 from stepwell.basics.clock import Clock
 from stepwell.basics.private import private_parent
 from stepwell.basics.units import format_size
-from stepwell.beside import close_embeddings, served_embeddings
-from stepwell.embedded import AnyNode, build_any, offered
 from stepwell.errors import BadInput, StepwellError
+from stepwell.launch.assemble import Node
+from stepwell.launch.beside import close_embeddings, served_embeddings
+from stepwell.launch.embedded import AnyNode, build_any, offered
+from stepwell.launch.several import ModelsNode, apart, serves_several
 from stepwell.ledger.start import default_path
 from stepwell.library.choose import choose_embedder
 from stepwell.library.embedding import EmbeddingThread
@@ -34,7 +35,6 @@ from stepwell.server.run import serve as run_server
 from stepwell.server.telemetry import Telemetry, telemetry_of
 from stepwell.settings.file import BatchSettings, KvSettings, LibrarySettings, Settings
 from stepwell.settings.keys import key_ring
-from stepwell.several import ModelsNode, apart, serves_several
 from stepwell.telemetry.redaction import redacted
 
 AGENT_TOKENS = 1_000

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from stepwell.charset import Decoded, decode
 from stepwell.errors import BadInput
+from stepwell.library.charset import Decoded, decode
 from stepwell.library.documents import DEFAULT_LIMITS, MIB, Document, Limits, heading_of
 from stepwell.library.html import html_text, looks_like_html
 from stepwell.library.pdf import pdf_text

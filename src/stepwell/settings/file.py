@@ -32,11 +32,11 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from stepwell.engines.models import cache_dir
 from stepwell.errors import BadInput
 from stepwell.ledger.settings import BudgetEntry, LedgerSettings
 from stepwell.ledger.start import default_path
 from stepwell.library.documents import Limits
-from stepwell.models import cache_dir
 from stepwell.policy.contracts import Contract
 from stepwell.server.keys import KeyEntry, missing_service_tier
 from stepwell.server.settings import ServerSettings
@@ -195,7 +195,8 @@ class Settings:
     policy: PolicySettings = PolicySettings()
     server: ServerSettings = field(default_factory=ServerSettings)
     service_tiers: dict[str, ServiceTierEntry] = field(default_factory=dict)
-    """Contracts by name, see ``settings/service_tiers.py``. Without any: ``priority``, ``default`` and ``flex``."""
+    """Contracts by name, see ``settings/service_tiers.py``.
+    Without any: ``priority``, ``default`` and ``flex``."""
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     """Where the books are kept, and by which prices; see ``ledger/settings.py``."""
     library: LibrarySettings = field(default_factory=LibrarySettings)

@@ -14,8 +14,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stepwell.charset import decode
 from stepwell.errors import BadInput
+from stepwell.library.charset import decode
 
 if TYPE_CHECKING:
     import mcp_types

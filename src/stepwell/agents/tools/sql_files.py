@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from stepwell.agents.tools.csv_form import form_of, with_one_line_end
 from stepwell.agents.tools.sql_names import name, quoted
-from stepwell.charset import decode
 from stepwell.errors import BadInput
+from stepwell.library.charset import decode
 
 if TYPE_CHECKING:
     import duckdb

@@ -26,8 +26,8 @@ from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.engines.base import BatchItem, Engine, SamplingParams, TextModel
 from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp
+from stepwell.engines.models import resolve_model
 from stepwell.errors import BadInput
-from stepwell.models import resolve_model
 
 QUICK_SCHEMAS = 24
 AT_ONCE = 8

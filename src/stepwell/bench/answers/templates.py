@@ -22,8 +22,8 @@ from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp
 from stepwell.engines.llamacpp.chat import ChatTemplate
 from stepwell.engines.llamacpp.chat.formats import REASONING as REASONING_MARKS
 from stepwell.engines.llamacpp.chat.reader import MarkReader
+from stepwell.engines.models import resolve_model
 from stepwell.errors import BadInput
-from stepwell.models import resolve_model
 
 Message = dict[str, Any]
 Tokenize = Callable[[str], Sequence[int]]

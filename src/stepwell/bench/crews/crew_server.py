@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from stepwell import assemble
 from stepwell.bench.crews import crew_script
 from stepwell.bench.servers import ServerArm, free_port
 from stepwell.engines.null import NullConfig, NullEngine, NullText
+from stepwell.launch import assemble
 from stepwell.loop.driver import Driver
 from stepwell.policy.scheduler import Scheduler
 from stepwell.server.run import serve

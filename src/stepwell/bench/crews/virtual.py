@@ -16,12 +16,12 @@ from typing import Any, TypeVar, cast
 
 import httpx2
 
-from stepwell import assemble
 from stepwell.basics.clock import ManualClock
 from stepwell.bench.node import Door
 from stepwell.engines.base import AnswerPart, SamplingParams, Span
 from stepwell.engines.null import END_TOKEN, NullConfig, NullEngine, NullText
 from stepwell.errors import StepwellError
+from stepwell.launch import assemble
 from stepwell.loop.driver import Driver
 from stepwell.loop.requests import Generation, Sink
 from stepwell.policy.scheduler import Scheduler

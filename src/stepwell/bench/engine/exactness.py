@@ -25,8 +25,8 @@ from stepwell.console.options import OptionalPositive
 from stepwell.console.output import sheet
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
+from stepwell.engines.models import resolve_model
 from stepwell.errors import BadInput
-from stepwell.models import resolve_model
 
 ZOO_TURNS = 24
 COLUMNS = {

@@ -25,9 +25,9 @@ from stepwell.console.options import OptionalPositive
 from stepwell.console.output import sheet
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
+from stepwell.engines.models import resolve_model
 from stepwell.engines.prose import prose
 from stepwell.loop.driver import Driver
-from stepwell.models import resolve_model
 
 LIMIT_BATCH_RATIO = 0.95
 COLUMNS = {

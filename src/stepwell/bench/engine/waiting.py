@@ -26,7 +26,7 @@ from stepwell.bench.harness import BenchRun, RealModelOption, ThreadsOption, ben
 from stepwell.console.options import OptionalPositive, Positive
 from stepwell.console.output import sheet
 from stepwell.engines.llamacpp.openmp import SPINS, VARIABLE
-from stepwell.models import resolve_model
+from stepwell.engines.models import resolve_model
 
 ITS_OWN = "the library's own"
 STEPS, QUICK_STEPS = 60, 5

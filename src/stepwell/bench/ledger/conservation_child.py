@@ -22,12 +22,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
-from stepwell import assemble
 from stepwell.basics.clock import Clock, ManualClock, MonotonicClock
 from stepwell.bench.ledger.mixed_load import BUDGETED, SECOND_US, MixedLoad, MixedSize
 from stepwell.bench.node import Door
 from stepwell.engines.base import BatchItem, Buffer, Engine, EngineError, Sampled
 from stepwell.engines.prose import prose
+from stepwell.launch import assemble
 from stepwell.ledger.settings import BudgetEntry, LedgerSettings
 from stepwell.ledger.types import Budget, Scope
 from stepwell.policy.types import BlockMeta, Moved

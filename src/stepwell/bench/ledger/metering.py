@@ -19,7 +19,6 @@ from typing import Any
 
 from rich.table import Table
 
-from stepwell import assemble
 from stepwell.basics.clock import Clock, ManualClock, MonotonicClock
 from stepwell.bench.clocks import timed_calls
 from stepwell.bench.harness import NULL_MODEL, BenchRun, ModelOption, ThreadsOption, bench, in_turn
@@ -28,6 +27,7 @@ from stepwell.console.options import Positive
 from stepwell.console.output import table
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
+from stepwell.launch import assemble
 from stepwell.ledger.base import PostingBatch, RunId
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.settings.engine import EngineSettings

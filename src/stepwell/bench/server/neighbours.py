@@ -53,8 +53,8 @@ from stepwell.console.options import (
     size_bytes,
 )
 from stepwell.console.progress import Ticker
+from stepwell.engines.models import resolve_model
 from stepwell.errors import StepwellError
-from stepwell.models import resolve_model
 from stepwell.policy.contracts import RESOURCES, WHOLE, Contract, Shares
 from stepwell.policy.eviction import EVICTION_POLICIES
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx2
 
-from stepwell import assemble
 from stepwell.errors import StepwellError
+from stepwell.launch import assemble
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings

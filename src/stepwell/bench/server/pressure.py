@@ -42,8 +42,8 @@ from stepwell.console.options import (
 from stepwell.console.output import table
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
+from stepwell.engines.models import resolve_model
 from stepwell.errors import BadInput, StepwellError
-from stepwell.models import resolve_model
 
 LIMIT_TOTAL_OF_ROOMY = 1.05
 LIMIT_TTFT_OF_PEER = 0.2

@@ -16,8 +16,8 @@ from stepwell.engines.llamacpp.header import inspect
 from stepwell.engines.llamacpp.native import NativeModel, NativeVocabulary
 from stepwell.engines.llamacpp.sampling import validate
 from stepwell.engines.llamacpp.text import LlamaCppText
+from stepwell.engines.models import cache_dir
 from stepwell.engines.reloadable import ReloadableEngine
-from stepwell.models import cache_dir
 
 __all__ = [
     "LlamaCppConfig",

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from stepwell.basics.clock import Clock, MonotonicClock
 from stepwell.engines.base import Engine, EngineInfo, TextModel
+from stepwell.engines.models import resolve_model
 from stepwell.engines.null import NullConfig
 from stepwell.errors import BadInput, MissingExtra
 from stepwell.ledger.recovery import RecoveredRun
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import KeptModel, Ledger, open_ledgers
 from stepwell.loop.driver import Driver
-from stepwell.models import resolve_model
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.scheduler import Scheduler

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from stepwell.assemble import Node, Progress, build
 from stepwell.basics.clock import Clock
-from stepwell.beside import close_embeddings, served_embeddings
+from stepwell.launch.assemble import Node, Progress, build
+from stepwell.launch.beside import close_embeddings, served_embeddings
+from stepwell.launch.several import ModelsNode, apart, build_several, serves_several
 from stepwell.library.store import Library
 from stepwell.server.books import Books
 from stepwell.server.library import ServedLibrary
@@ -17,7 +18,6 @@ from stepwell.server.run import BackgroundServer
 from stepwell.server.service import OfferedModel
 from stepwell.settings.file import Settings
 from stepwell.settings.keys import key_ring
-from stepwell.several import ModelsNode, apart, build_several, serves_several
 
 STOP_S = 5.0
 

@@ -9,7 +9,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stepwell.assemble import (
+from stepwell.basics.clock import Clock, MonotonicClock
+from stepwell.basics.units import format_size
+from stepwell.engines.base import TextModel
+from stepwell.engines.models import resolve_model
+from stepwell.engines.reloadable import ReloadableEngine
+from stepwell.errors import BadInput
+from stepwell.launch.assemble import (
     Progress,
     ledgers,
     llamacpp_config,
@@ -17,18 +23,12 @@ from stepwell.assemble import (
     policy_config,
     require_policy,
 )
-from stepwell.basics.clock import Clock, MonotonicClock
-from stepwell.basics.units import format_size
-from stepwell.engines.base import TextModel
-from stepwell.engines.reloadable import ReloadableEngine
-from stepwell.errors import BadInput
 from stepwell.ledger.recovery import RecoveredRun
 from stepwell.ledger.start import KeptModel, Ledger
 from stepwell.ledger.together import BooksTogether
 from stepwell.loop.driver import Driver
 from stepwell.loop.model_loop import ModelLoop, Sharing
 from stepwell.loop.served_model import ServedModel
-from stepwell.models import resolve_model
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import KvTier

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stepwell import models
+from stepwell.engines import models
 from stepwell.errors import BadInput, MissingExtra, StepwellError
 
 

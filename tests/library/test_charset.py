@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.charset import decode
 from stepwell.errors import BadInput
+from stepwell.library.charset import decode
 
 RUSSIAN = "Колодец построили в 1893 году на деньги купца Иванова, который жил рядом с рынком."
 CHINESE = "合同于三月签署，价格为五百元。"

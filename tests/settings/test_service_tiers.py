@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.assemble import build, policy_config
 from stepwell.commands.serve import serve
 from stepwell.commands.serve_flags import KEYS, ServeFlags
 from stepwell.engines.null import NullConfig, NullEngine
 from stepwell.errors import BadInput
+from stepwell.launch.assemble import build, policy_config
 from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract, Shares
 from stepwell.server.keys import KeyRing
 from stepwell.settings.file import Settings, known_keys, load
@@ -151,7 +151,7 @@ def test_every_flag_is_a_setting() -> None:
 
 
 def test_the_examples_in_the_docs_are_valid(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
     examples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     batches, keys, tiers = (from_text(tmp_path, example) for example in examples)
     assert batches.batches.quota == 2**30

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from stepwell.embed.base import MINILM, EmbeddingError, Wishes
 from stepwell.embed.process import EmbeddingProcess
+from stepwell.engines.models import resolve_model
 from stepwell.errors import BadInput, StepwellError
+from stepwell.launch.several import apart
 from stepwell.library.minilm import NAME, packaged_folder
-from stepwell.models import resolve_model
 from stepwell.server.vectors import ServedEmbeddings
 from stepwell.settings.engine import ModelEntry
 from stepwell.settings.file import EmbeddingSettings, Settings
-from stepwell.several import apart
 
 
 def served_embeddings(all_settings: Settings, *, unasked: bool = True) -> ServedEmbeddings | None:
