@@ -146,7 +146,7 @@ def test_no_traces_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     with pytest.raises(BadInput, match=r"where are the traces\? Give --traces DIR or set STEPWELL_TRACES"):
         policies.main()
     with pytest.raises(BadInput, match="does not exist"):
-        policies.main(traces=tmp_path / "nowhere")
+        policies.main(grid=policies.ComparedGrid(traces=tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_no_traces_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_wrong_flag_is_one_sentence(flag: str, value: str) -> None:
     given = {"trace": "generated", flag: value}
     with pytest.raises(BadInput, match=f"--{flag} '?{value}'?: "):
-        policies.main(traces=Path(), **given)  # type: ignore[arg-type]
+        policies.main(grid=policies.ComparedGrid(traces=Path(), **given))  # type: ignore[arg-type]
 
 
 def test_our_own_crews_need_no_file_and_say_what_was_recorded(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_our_own_crews_need_no_file_and_say_what_was_recorded(tmp_path: Path) ->
     assert rows == [("lru", "silent"), ("stepwell", "silent"), ("stepwell", "recorded")]
     assert all(row["refused"] == 0 for row in result["results"]["crews, device 1/8"])
     with pytest.raises(BadInput, match="generated has no recorded hints; --trace crews has them"):
-        policies.main(trace="generated", declared="recorded")
+        policies.main(grid=policies.ComparedGrid(trace="generated", declared="recorded"))
 
 
 @pytest.mark.parametrize("error", [SimulationError("the policy moves a block"), AssertionError()])

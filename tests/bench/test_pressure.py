@@ -90,15 +90,21 @@ def test_the_median_of_the_rounds_is_quoted() -> None:
 @pytest.mark.parametrize("text", ["", "x", "100", "8192;4096", "-5"])
 def test_sizes_that_make_no_sense_are_refused_in_a_sentence(text: str) -> None:
     with pytest.raises(BadInput, match="--device-kv-tokens"):
-        pressure.main(quick=True, device_kv_tokens=text)
+        pressure.main(quick=True, flags=pressure.PressureFlags(device_kv_tokens=text))
 
 
 @pytest.mark.parametrize(
-    "flags", [{"host_kv": "3x"}, {"disk_kv": "lots"}, {"model": "no-such.gguf"}, {"restarted": True}]
+    ("model", "flags"),
+    [
+        ("null", {"host_kv": "3x"}),
+        ("null", {"disk_kv": "lots"}),
+        ("no-such.gguf", {}),
+        ("null", {"restarted": True}),
+    ],
 )
-def test_bad_flags_are_one_sentence_before_anything_starts(flags: dict[str, Any]) -> None:
+def test_bad_flags_are_one_sentence_before_anything_starts(model: str, flags: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
-        pressure.main(quick=True, **flags)  # type: ignore[arg-type]
+        pressure.main(quick=True, model=model, flags=pressure.PressureFlags(**flags))
 
 
 # --- the commands -----------------------------------------------------------------------------
@@ -291,7 +297,7 @@ def test_our_arms_end_to_end_on_the_null_engine(tmp_path: Path) -> None:
 
 def test_the_null_engine_has_no_peer() -> None:
     with pytest.raises(BadInput, match="--peer"):
-        pressure.main(model="null", peer=True)
+        pressure.main(model="null", flags=pressure.PressureFlags(peer=True))
 
 
 # --- figures -------------------------------------------------------------------------------------

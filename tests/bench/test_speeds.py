@@ -147,7 +147,8 @@ def test_doctor_says_it_all(
 ) -> None:
     monkeypatch.setenv("STEPWELL_ENGINE_KIND", "null")
     file = tmp_path / "doctor.json"
-    doctor.doctor(disk_dir=tmp_path / "kv", host_kv="1MiB", disk_kv="8MiB", json_file=file)
+    flags = doctor.DoctorFlags(disk_dir=tmp_path / "kv", host_kv="1MiB", disk_kv="8MiB")
+    doctor.doctor(flags=flags, json_file=file)
     out = capsys.readouterr().out
     for words in ("KV per token", "agents of 1,024", "from disk", "beats recomputing", "back from host"):
         assert words in " ".join(out.split())
@@ -162,7 +163,7 @@ def test_doctor_says_it_all(
 def test_doctor_without_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEPWELL_ENGINE_KIND", "null")
     file = tmp_path / "doctor.json"
-    doctor.doctor(disk_kv="0", json_file=file)
+    doctor.doctor(flags=doctor.DoctorFlags(disk_kv="0"), json_file=file)
     content = json.loads(file.read_text())
     assert content["results"]["disk"] is None
     assert content["verdicts"][1]["measured"] is None

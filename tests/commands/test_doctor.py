@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stepwell.bench.zoo.child import model_file
-from stepwell.commands.doctor import device_line, doctor
+from stepwell.commands.doctor import DoctorFlags, device_line, doctor
 from stepwell.commands.doctor_objects import examine_objects, objects_line
 from stepwell.commands.promise import promise_of
 from stepwell.engines.null import NullConfig, NullEngine
@@ -24,7 +24,9 @@ INFO = NullEngine(NullConfig()).info
 
 def test_a_served_model_is_exact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, report = model_file(tmp_path, "lfm2"), tmp_path / "doctor.json"
-    code = doctor(model=str(path), device_kv_tokens=2048, disk_kv="0", threads=1, json_file=report)
+    code = doctor(
+        flags=DoctorFlags(model=str(path), device_kv_tokens=2048, disk_kv="0", threads=1), json_file=report
+    )
     shown = capsys.readouterr().out
     assert code == 0 and "Promise: exact:" in shown and "running state of" in shown
     assert json.loads(report.read_text())["results"]["promise"]["word"] == "exact"
@@ -35,7 +37,7 @@ def test_what_is_not_served_is_said_with_its_reason(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, report = model_file(tmp_path, name), tmp_path / "doctor.json"
-    assert doctor(model=str(path), threads=1, json_file=report) == 2
+    assert doctor(flags=DoctorFlags(model=str(path), threads=1), json_file=report) == 2
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"Promise: not served: model {path} ")
     found = json.loads(report.read_text())["results"]["promise"]
@@ -57,7 +59,7 @@ def test_what_makes_vectors_is_said_with_its_place(
     name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, report = model_file(tmp_path, name), tmp_path / "doctor.json"
-    assert doctor(model=str(path), threads=1, json_file=report) == 0
+    assert doctor(flags=DoctorFlags(model=str(path), threads=1), json_file=report) == 0
     shown = capsys.readouterr().out
     assert words in shown and "tokens/s in sixteen short texts" in shown
     results = json.loads(report.read_text())["results"]
@@ -70,7 +72,7 @@ def test_a_damaged_file_that_names_a_pooling_is_not_served(
 ) -> None:
     path = model_file(tmp_path, "bert")
     path.write_bytes(path.read_bytes()[:-20_000])
-    assert doctor(model=str(path), threads=1) == 2
+    assert doctor(flags=DoctorFlags(model=str(path), threads=1)) == 2
     assert capsys.readouterr().out.startswith("Promise: not served: ")
 
 
@@ -114,7 +116,7 @@ def test_an_object_store_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[
     pytest.importorskip("obstore")
     path, report = model_file(tmp_path, "lfm2"), tmp_path / "doctor.json"
     given = {"model": str(path), "device_kv_tokens": 2048, "disk_kv": "0", "threads": 1}
-    assert doctor(**given, objects=str(tmp_path / "objects"), json_file=report) == 0  # type: ignore[arg-type]
+    assert doctor(flags=DoctorFlags(**given, objects=str(tmp_path / "objects")), json_file=report) == 0  # type: ignore[arg-type]
     shown = capsys.readouterr().out
     assert f"Object store: {tmp_path / 'objects'} can be listed, written to and read; a block of" in shown
     found = json.loads(report.read_text())["results"]["objects"]

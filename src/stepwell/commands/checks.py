@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
+from cyclopts import Parameter
+
+from stepwell.console.options import Flag
 from stepwell.errors import MissingExtra, StepwellError
 from stepwell.telemetry.redaction import redacted
+
+CheckAsJson = Annotated[Flag, Parameter(name="--json", help="With --check: as JSON.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from stepwell.basics.private import private_umask
-from stepwell.commands.checks import CheckResult, checked, report
+from stepwell.commands.checks import CheckAsJson, CheckResult, checked, report
 from stepwell.commands.serve import keys_read_again
+from stepwell.console.options import Flag
 from stepwell.engines.models import resolve_model
 from stepwell.errors import BadInput, StepwellError
 from stepwell.gateway.deployment import (
@@ -39,32 +40,18 @@ from stepwell.telemetry.logs import logging_to
 from stepwell.telemetry.redaction import redacted
 
 ATTACHED_S = 3.0
+CheckFlag = Annotated[Flag, Parameter(help="Say whether this would start, and end: nothing is started.")]
+LeaveFlag = Annotated[Flag, Parameter(help="Nodes go on when this ends; the next 'deploy' takes them over.")]
+VerboseFlag = Annotated[Flag, Parameter(help="Log more on standard error: the states of nodes.")]
 
 
 def deploy(
     file: Path,
     *,
-    check: Annotated[
-        bool,
-        Parameter(
-            negative="", show_default=False, help="Say whether this would start, and end: nothing is started."
-        ),
-    ] = False,
-    json_out: Annotated[
-        bool, Parameter(name="--json", negative="", show_default=False, help="With --check: as JSON.")
-    ] = False,
-    leave_nodes: Annotated[
-        bool,
-        Parameter(
-            negative="",
-            show_default=False,
-            help="Nodes go on when this ends; the next 'deploy' takes them over.",
-        ),
-    ] = False,
-    verbose: Annotated[
-        bool,
-        Parameter(negative="", show_default=False, help="Log more on standard error: the states of nodes."),
-    ] = False,
+    check: CheckFlag = False,
+    json_out: CheckAsJson = False,
+    leave_nodes: LeaveFlag = False,
+    verbose: VerboseFlag = False,
     on: Literal["here", "ray"] = "here",
     ray_address: str | None = None,
     fronts: Annotated[int, Parameter(validator=Number(gte=1, lte=64))] = 1,

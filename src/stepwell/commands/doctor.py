@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
@@ -42,19 +43,49 @@ _RECORD_BYTES = 4096
 """What a record on disk takes beside its payload, and what it is rounded up to."""
 
 
-def doctor(
-    *,
-    engine: Literal["llamacpp", "vllm"] = "llamacpp",
-    model: str | None = None,
-    config: Path | None = None,
-    device_kv_tokens: int | None = None,
-    host_kv: str | None = None,
-    disk_kv: str | None = None,
-    disk_dir: Path | None = None,
-    objects: str | None = None,
-    threads: OptionalPositive = None,
-    json_file: JsonOption = None,
-) -> int:
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class DoctorFlags:
+    """The settings that are examined."""
+
+    engine: Literal["llamacpp", "vllm"] = "llamacpp"
+    """vllm: say instead whether 'stepwell vllm serve' would start here, with the folder given as --model."""
+    model: str | None = None
+    """smollm2, gemma3 or the path of a GGUF file."""
+    config: Path | None = None
+    """The settings file that serve would read."""
+    device_kv_tokens: int | None = None
+    """Room for KV on the device, in tokens."""
+    host_kv: str | None = None
+    """Bound of KV in host memory, like 512MiB."""
+    disk_kv: str | None = None
+    """Bound of KV on disk; 0 leaves the disk out."""
+    disk_dir: Path | None = None
+    """Where it would lie. It is measured in a temporary directory beside it."""
+    objects: str | None = None
+    """An object store that nodes share: s3://bucket/folder, or a folder's path. One object is written there,
+    read and removed."""
+    threads: OptionalPositive = None
+    """Threads of the engine (default: the cores there are)."""
+
+    def settings(self) -> Settings:
+        """Raises ``BadInput``."""
+        flags: dict[str, object] = {
+            "engine.model": self.model,
+            "engine.device_kv_tokens": self.device_kv_tokens,
+            "engine.threads": self.threads,
+            "kv.host_kv": self.host_kv,
+            "kv.disk_kv": self.disk_kv,
+            "kv.disk_dir": None if self.disk_dir is None else str(self.disk_dir),
+            "objects.url": self.objects,
+        }
+        return load(self.config, flags)
+
+
+NO_FLAGS = DoctorFlags()
+
+
+def doctor(*, flags: DoctorFlags = NO_FLAGS, json_file: JsonOption = None) -> int:
     """Say what this machine can hold with these settings, what is promised for the model, and how fast it is.
 
     Loads the model, computes about a thousand tokens, moves their KV to host memory and disk and back.
@@ -63,41 +94,10 @@ def doctor(
 
     The promise is one of: exact (moved KV changes no bit), same tokens, not served. Exit code 2: not served.
     Of a model of embeddings or rankings: exact, or close (a number differs in its last digits beside others).
-
-    Parameters
-    ----------
-    engine
-        vllm: say instead whether 'stepwell vllm serve' would start here, with the folder given as --model.
-    model
-        smollm2, gemma3 or the path of a GGUF file.
-    config
-        The settings file that serve would read.
-    device_kv_tokens
-        Room for KV on the device, in tokens.
-    host_kv
-        Bound of KV in host memory, like 512MiB.
-    disk_kv
-        Bound of KV on disk; 0 leaves the disk out.
-    disk_dir
-        Where it would lie. It is measured in a temporary directory beside it.
-    objects
-        An object store that nodes share: s3://bucket/folder, or a folder's path. One object is written there,
-        read and removed.
-    threads
-        Threads of the engine (default: the cores there are).
     """
-    if engine == "vllm":
-        return _vllm(model, load(config, {"objects.url": objects}), json_file)
-    flags: dict[str, object] = {
-        "engine.model": model,
-        "engine.device_kv_tokens": device_kv_tokens,
-        "engine.threads": threads,
-        "kv.host_kv": host_kv,
-        "kv.disk_kv": disk_kv,
-        "kv.disk_dir": None if disk_dir is None else str(disk_dir),
-        "objects.url": objects,
-    }
-    settings = load(config, flags)
+    if flags.engine == "vllm":
+        return _vllm(flags.model, load(flags.config, {"objects.url": flags.objects}), json_file)
+    settings = flags.settings()
     free_before = available_memory_bytes()
     console = report_console(json_file)
     try:

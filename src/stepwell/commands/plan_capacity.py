@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -63,17 +64,8 @@ def capacity(
     wear = [_wear(name, cases[name]) for name in named]
     for line in wear:
         console.print(line, markup=False, soft_wrap=True)
-    page = Page("Capacity", " ".join(answers))
     if html is not None:
-        page.chart(
-            charts.bars(
-                "Cost of 1,000 turns", "USD", named,
-                {KINDS[k]: [float(found[n, k][1].usd_per_turn) * 1000 for n in named] for k in KINDS},
-            )
-        )  # fmt: skip
-        page.table(HEAD, [[row[column] for column in HEAD] for row in rows])
-        for line in wear:
-            page.text(line)
+        page = _page(rows, wear, answers, {n: [found[n, k][1] for k in KINDS] for n in named})
         page.inputs({"parts": parts, "turns a second": turns_per_s, **choice.as_inputs()})
         write_page(page, html, console)
     write_json(
@@ -89,6 +81,25 @@ def capacity(
     for answer in answers:
         console.print(f"capacity: {answer}", style="bold", markup=False, soft_wrap=True)
     return 0
+
+
+def _page(
+    rows: Sequence[dict[str, Any]],
+    wear: Sequence[str],
+    answers: Sequence[str],
+    found: Mapping[str, Sequence[Steady]],
+) -> Page:
+    """``found``: by part, what each of ``KINDS`` comes to."""
+    page = Page("Capacity", " ".join(answers))
+    costs = {
+        kind: [float(of[number].usd_per_turn) * 1000 for of in found.values()]
+        for number, kind in enumerate(KINDS.values())
+    }
+    page.chart(charts.bars("Cost of 1,000 turns", "USD", list(found), costs))
+    page.table(HEAD, [[row[column] for column in HEAD] for row in rows])
+    for line in wear:
+        page.text(line)
+    return page
 
 
 def _row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from stepwell.commands.plan_contract_page import contract_page
 from stepwell.commands.plan_output import amount, billions, progress, write_page
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
-from stepwell.economics.cash import cash_flow
+from stepwell.economics.cash import Cash, cash_flow
 from stepwell.economics.contract_file import (
     ContractPlan,
     changed,
@@ -37,6 +38,75 @@ from stepwell.economics.uncertainty import (
     what_must_be_true,
 )
 from stepwell.errors import BadInput
+from stepwell.report.page import Page
+
+
+@dataclass(frozen=True, slots=True)
+class PlayedContract:
+    """A plan played: its cash, the same in each scenario, and what it hangs on."""
+
+    raw: dict[str, Any]
+    plan: ContractPlan
+    cash: Cash
+    base: Measures
+    scenarios: dict[str, Measures]
+    swung: list[Swing]
+    drawn: list[Measures]
+    needed: list[Needed]
+    seed: int
+
+    @property
+    def answer(self) -> str:
+        return verdict(self.base, self.plan.start)
+
+    @property
+    def left_out(self) -> list[str]:
+        return [f"mind: {line}" for line in left_out(self.plan, self.cash)]
+
+    @property
+    def outside(self) -> list[str]:
+        return _outside(self.raw, self.plan) if self.drawn else []
+
+    def lines(self) -> list[str]:
+        """What is printed under the table of scenarios."""
+        needed = [_needed(one) for one in self.needed]
+        base = _base_lines(self.plan, self.base)
+        return [*base, *self.left_out, *_spread(self.drawn), *self.outside, *needed]
+
+    def page(self) -> Page:
+        return contract_page(
+            self.raw, self.plan, self.cash, self.base, self.scenarios, self.swung, self.drawn, self.needed,
+            self.answer, [*self.left_out, *self.outside], self.seed,
+        )  # fmt: skip
+
+    def as_json(self) -> dict[str, Any]:
+        year = megawatt_year(self.plan)
+        return {
+            "plan": self.plan.name,
+            "answer": self.answer,
+            "seed": self.seed,
+            "measures": self.base.as_json(),
+            "mind": [*self.left_out, *self.outside],
+            "megawatt_year": {"cost": year.cost, "paid": year.paid},
+            "scenarios": {name: one.as_json() for name, one in self.scenarios.items()},
+            "tornado": [_swing_json(one) for one in self.swung],
+            "draws": _drawn_json(self.drawn),
+            "must_be_true": [{"key": n.key, "now": n.now, "needed": n.needed} for n in self.needed],
+            "free_cash_by_year": [round(float(f)) for f in yearly(self.cash.free())],
+        }
+
+
+def play(
+    raw: dict[str, Any], plan: ContractPlan, solve: list[str], draws_count: int, seed: int
+) -> PlayedContract:
+    """``raw``: the file's tables with what was changed; ``plan``: the same, checked. Raises ``BadInput``."""
+    cash = cash_flow(plan)
+    base = measure(plan, cash)
+    needed = what_must_be_true(raw, solve)
+    scenarios = {s.name: measured(raw, s.set, s.name) for s in plan.scenarios}
+    swung = swings(raw)
+    drawn = list(progress(draws(raw, draws_count, seed), draws_count, "drawing")) if plan.uncertain else []
+    return PlayedContract(raw, plan, cash, base, scenarios, swung, drawn, needed, seed)
 
 
 def contract(
@@ -83,41 +153,18 @@ def contract(
         raise BadInput(f"--draws {draws_count}: give 0 to 100000")
     raw = changed(read_plan(file), parse_changes(what_if or []))
     plan = plan_of(raw, f"{file} with --what-if" if what_if else str(file))
-    cash = cash_flow(plan)
-    base = measure(plan, cash)
-    needed = what_must_be_true(raw, solve or [])
-    scenarios = {s.name: measured(raw, s.set, s.name) for s in plan.scenarios}
-    swung = swings(raw)
-    drawn = list(progress(draws(raw, draws_count, seed), draws_count, "drawing")) if plan.uncertain else []
+    played = play(raw, plan, solve or [], draws_count, seed)
     console = console_for(json_file)
-    console.print(fitted(console, _scenarios({"as planned": base, **scenarios}, plan.start)))
-    outside = _outside(raw, plan) if drawn else []
-    unseen = [f"mind: {line}" for line in left_out(plan, cash)]
-    lines = [*_base_lines(plan, base), *unseen, *_spread(drawn), *outside, *(_needed(n) for n in needed)]
-    for line in lines:
+    scenarios = {"as planned": played.base, **played.scenarios}
+    console.print(fitted(console, _scenarios(scenarios, plan.start)))
+    for line in played.lines():
         console.print(line, markup=False, soft_wrap=True)
-    if swung:
-        console.print(f"the cash low hangs most on {_hangs_on(swung)}", soft_wrap=True)
-    answer = verdict(base, plan.start)
+    if played.swung:
+        console.print(f"the cash low hangs most on {_hangs_on(played.swung)}", soft_wrap=True)
     if html is not None:
-        said = [*unseen, *outside]
-        page = contract_page(raw, plan, cash, base, scenarios, swung, drawn, needed, answer, said, seed)
-        write_page(page, html, console)
-    result = {
-        "plan": plan.name,
-        "answer": answer,
-        "seed": seed,
-        "measures": base.as_json(),
-        "mind": [*unseen, *outside],
-        "megawatt_year": {"cost": megawatt_year(plan).cost, "paid": megawatt_year(plan).paid},
-        "scenarios": {name: m.as_json() for name, m in scenarios.items()},
-        "tornado": [_swing_json(one) for one in swung],
-        "draws": _drawn_json(drawn),
-        "must_be_true": [{"key": n.key, "now": n.now, "needed": n.needed} for n in needed],
-        "free_cash_by_year": [round(float(f)) for f in yearly(cash.free())],
-    }
-    write_json(json_file, result)
-    console.print(f"contract: {answer}", style="bold", soft_wrap=True, markup=False)
+        write_page(played.page(), html, console)
+    write_json(json_file, played.as_json())
+    console.print(f"contract: {played.answer}", style="bold", soft_wrap=True, markup=False)
     return 0
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -72,46 +73,72 @@ def storage(
         raise BadInput("users must be above zero, --copies 1 to 10")
     known = {key: Decimal(str(value)) for key, value in FIGURES.items()}
     use = FIGURES | {key: float(value) for key, value in decimals(what_if or [], known).items()}
+    needed = needed_disks(_kinds(use, users, model, copies), ssd)
+    answer = f"{users:,} users need {needed.sentence}"
+    console = console_for(json_file)
+    table = Table(*HEAD)
+    for row in needed.rows:
+        table.add_row(*row)
+    console.print(fitted(console, table))
+    if html is not None:
+        page = Page("Storage", answer)
+        drives = needed.drives
+        page.chart(charts.bars("Drives", "drives", list(drives), {"drives": list(drives.values())}))
+        page.table(HEAD, needed.rows)
+        page.inputs({"users": users, "model": model, "ssd": ssd, "copies": copies, **use})
+        write_page(page, html, console)
+    write_json(json_file, needed.as_json() | {"inputs": use, "answer": answer})
+    console.print(f"storage: {answer}", style="bold", markup=False, soft_wrap=True)
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class NeededDisks:
+    """Drives of one size for all kinds of data."""
+
+    drive_tb: float
+    rows: list[list[str]]
+    """The cells of ``HEAD``, a kind a row."""
+    drives: dict[str, int]
+    """By kind, for size or for wear, whichever takes more."""
+    usd: Decimal
+    years_of_wear: float
+
+    @property
+    def sentence(self) -> str:
+        most = max(self.drives, key=self.drives.__getitem__)
+        return (
+            f"{sum(self.drives.values()):,} drives of {self.drive_tb:g} TB, ${float(self.usd) / 1e6:,.1f} m,"
+            f" mostly for {most};"
+            f" at this rate of writing they would wear out in {self.years_of_wear:,.0f} years."
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "rows": [dict(zip(HEAD, row, strict=True)) for row in self.rows],
+            "drives": sum(self.drives.values()),
+            "usd": self.usd,
+            "years_of_wear": self.years_of_wear,
+        }
+
+
+def needed_disks(kinds: dict[str, tuple[float, float]], ssd: str) -> NeededDisks:
+    """``kinds``: terabytes written a day, and days that they are kept. Raises ``BadInput``."""
     disk = entry("memory", ssd)
     drive_tb, dwpd = disk.number("drive_tb"), disk.number("dwpd")
     if not drive_tb or not dwpd:
         raise BadInput(f"--ssd {ssd}: the catalogue has no size and writes a day for it")
     rows, drives = [], {}
-    for kind, (tb_day, days) in _kinds(use, users, model, copies).items():
+    for kind, (tb_day, days) in kinds.items():
         size, wear = math.ceil(tb_day * days / drive_tb), math.ceil(tb_day / (drive_tb * dwpd))
         drives[kind] = max(size, wear)
         rows.append(
             [kind, f"{tb_day:,.1f}", f"{days:,.0f}", f"{tb_day * days:,.0f}", f"{size:,}", f"{wear:,}"]
         )
-    total = sum(drives.values())
-    cost_usd = disk.get("usd_gb") * int(total * drive_tb * 1000)
-    written = sum(tb for tb, _ in _kinds(use, users, model, copies).values())
+    total, written = sum(drives.values()), sum(tb for tb, _ in kinds.values())
     years = disk.number("life_years") * min(total * drive_tb * dwpd / max(written, 1e-12), 1000)
-    most = max(drives, key=drives.__getitem__)
-    answer = (
-        f"{users:,} users need {total:,} drives of {drive_tb:g} TB, ${float(cost_usd) / 1e6:,.1f} m,"
-        f" mostly for {most};"
-        f" at this rate of writing they would wear out in {years:,.0f} years."
-    )
-    console = console_for(json_file)
-    table = Table(*HEAD)
-    for row in rows:
-        table.add_row(*row)
-    console.print(fitted(console, table))
-    if html is not None:
-        page = Page("Storage", answer)
-        page.chart(charts.bars("Drives", "drives", list(drives), {"drives": list(drives.values())}))
-        page.table(HEAD, rows)
-        page.inputs({"users": users, "model": model, "ssd": ssd, "copies": copies, **use})
-        write_page(page, html, console)
-    shown = [dict(zip(HEAD, row, strict=True)) for row in rows]
-    write_json(
-        json_file,
-        {"rows": shown, "drives": total, "usd": cost_usd, "years_of_wear": years, "inputs": use}
-        | {"answer": answer},
-    )
-    console.print(f"storage: {answer}", style="bold", markup=False, soft_wrap=True)
-    return 0
+    usd = disk.get("usd_gb") * int(total * drive_tb * 1000)
+    return NeededDisks(drive_tb, rows, drives, usd, years)
 
 
 def _kinds(use: dict[str, float], users: int, model: str, copies: int) -> dict[str, tuple[float, float]]:

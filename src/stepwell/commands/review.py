@@ -84,24 +84,25 @@ def write(
     add_costs(facts, spent)
     pages = {one: out / f"review-{asked.friday}.{one}.html" for one in languages}
     verdicts = [_written(pages[one], _with_last_week(facts, out, asked, one), draft, one) for one in pages]
-    figures = {
-        "week": week,
-        "pages": {one: str(path) for one, path in pages.items()},
-        "level": writers.level,
-        **_counted(draft),
-        **_costs([one.result for one in spent]),
-        "numerals": sum(one.numerals for one in verdicts),
-        "untraced": sum(len(one.faults) for one in verdicts),
-        "conflicts": len(facts.conflicts),
-        "missing": sum(bool(cell.missing) for cell in facts.cells.values()),
-        "refused": refused,
-    }
+    figures: dict[str, object] = {"week": week, "pages": {one: str(path) for one, path in pages.items()}}
+    figures |= {"level": writers.level, **_counted(draft), **_costs([one.result for one in spent])}
+    figures |= {**_checked(facts, verdicts), "refused": refused}
     write_json(json_file, figures)
     if str(json_file) != "-":
         for path, verdict in zip(pages.values(), verdicts, strict=True):
             print(*(f"{path}: {fault}\n" for fault in verdict.faults), sep="", end="")
         _summary(figures)
     return 1 if figures["untraced"] else 0
+
+
+def _checked(facts: Facts, verdicts: Sequence[Verification]) -> dict[str, int]:
+    """How much was checked, and what is wrong or was not there."""
+    return {
+        "numerals": sum(one.numerals for one in verdicts),
+        "untraced": sum(len(one.faults) for one in verdicts),
+        "conflicts": len(facts.conflicts),
+        "missing": sum(bool(cell.missing) for cell in facts.cells.values()),
+    }
 
 
 def verify(page: Path, *, json_file: ResultOption = None) -> int:

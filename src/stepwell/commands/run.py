@@ -12,9 +12,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
 from rich.console import Console
 
 from stepwell.agents import events
@@ -36,6 +35,20 @@ from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
 from stepwell.basics.private import private_folder
 from stepwell.basics.units import counted
 from stepwell.commands.run_dry import Requests, last_line, print_requests
+from stepwell.commands.run_flags import (
+    AskOption,
+    AttachOption,
+    BudgetOption,
+    KeyOption,
+    LibraryOption,
+    LimitOption,
+    OutputOption,
+    ProfileOption,
+    ResumeOption,
+    RunModelOption,
+    RunSeedOption,
+    WarehouseOption,
+)
 from stepwell.commands.run_library import (
     Attach,
     FetchedLibraries,
@@ -45,7 +58,7 @@ from stepwell.commands.run_library import (
     kept,
     places_of_readers,
 )
-from stepwell.commands.run_limits import NAMES, how_to_resume, with_limits
+from stepwell.commands.run_limits import how_to_resume, with_limits
 from stepwell.commands.run_look import NO_LOOK, LookFlags, traced, watched_files
 from stepwell.commands.run_page import page_of
 from stepwell.commands.run_spans import Listening, spans_of
@@ -73,32 +86,6 @@ DATA_SUFFIXES = (".csv", ".tsv", ".parquet", ".duckdb", ".db")
 TESTS_SUFFIX = ".py"
 TESTS_CHECK = "visible_tests"
 DATA_TOOLS = frozenset({"sql", "tables", "chart"})
-LIMIT_HELP = f"A limit in place of the crew's, like turns_per_agent=24 (repeat for more): {', '.join(NAMES)}."
-
-
-def option(text: str) -> Parameter:
-    return Parameter(help=text, show_default=False)
-
-
-WarehouseOption = Annotated[
-    Sequence[str],
-    Parameter(
-        env_var="STEPWELL_WAREHOUSE",
-        show_env_var=True,
-        show_default=False,
-        help="Tables to ask in place: postgresql://, bigquery:// or duckdb:// (repeat for more).",
-    ),
-]
-
-
-AskOption = Annotated[
-    Sequence[str],
-    Parameter(
-        help="The question. Repeat it for more: the same agents answer them one after the other.",
-        show_default=False,
-        negative="",
-    ),
-]
 
 
 def run(
@@ -107,29 +94,18 @@ def run(
     *files: Path,
     ask: AskOption = (),
     server: ServerOption = (),
-    key: Annotated[str | None, option("Its API key. [$OPENAI_API_KEY]")] = None,
-    model: Annotated[
-        str | None,
-        option("Of roles that name none; for servers of its own smollm2 or a GGUF file. [smollm2]"),
-    ] = None,
-    profile: Annotated[
-        str, option("The crew as it is written (pro), flash, another of its own, or a file. [pro]")
-    ] = PRO,
-    budget: Annotated[str | None, option("USD that the session may cost, where the server says it.")] = None,
-    limit: Annotated[Sequence[str], Parameter(help=LIMIT_HELP, show_default=False, negative="")] = (),
-    seed: Annotated[int, option("Of the models' choices and of waits. [0]")] = 0,
+    key: KeyOption = None,
+    model: RunModelOption = None,
+    profile: ProfileOption = PRO,
+    budget: BudgetOption = None,
+    limit: LimitOption = (),
+    seed: RunSeedOption = 0,
     look: LookFlags = NO_LOOK,
-    resume: Annotated[Path | None, option("Go on with this session, with the same crew and files.")] = None,
-    output: Annotated[
-        Path | None, option("Where charts and files of tools go. [a directory that goes away]")
-    ] = None,
+    resume: ResumeOption = None,
+    output: OutputOption = None,
     warehouse: WarehouseOption = (),
-    library: Annotated[
-        Sequence[str], option("A document of the library, by name or id, as one more file (repeat for more).")
-    ] = (),
-    attach: Annotated[
-        Attach, option("Whether prompts begin with it, or have passages of it. [auto: if short]")
-    ] = "auto",
+    library: LibraryOption = (),
+    attach: AttachOption = "auto",
     json_file: ResultOption = None,
 ) -> int:
     """A crew of agents answers a question: a planner splits it, others work at once, a writer answers.
@@ -152,15 +128,8 @@ def run(
         made, chosen = wanted_crew(crew, profile, model, console)
         require_question(ask, resume)
         job = Job(
-            *(
-                with_limits(made, limit, budget),
-                tuple(ask),
-                files,
-                Given.of(server, key),
-                model or chosen.model,
-                seed,
-            ),
-            *(resume or _new_session(), output),
+            *(with_limits(made, limit, budget), tuple(ask), files, Given.of(server, key)),
+            *(model or chosen.model, seed, resume or _new_session(), output),
             warehouses=tuple(map(WarehouseUrl, warehouse)),
             library=tuple(library),
             attach=attach,

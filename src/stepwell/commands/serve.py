@@ -14,9 +14,10 @@ from cyclopts import Parameter
 
 from stepwell.basics.private import private_umask
 from stepwell.basics.units import format_size
-from stepwell.commands.checks import report
+from stepwell.commands.checks import CheckAsJson, report
 from stepwell.commands.serve_check import check as check_settings
 from stepwell.commands.serve_flags import ServeFlags, option
+from stepwell.console.options import Flag
 from stepwell.errors import BadInput, StepwellError
 from stepwell.launch.serve import require_objects_usable, require_room, run, say
 from stepwell.server.key_reload import KeyReload
@@ -25,33 +26,25 @@ from stepwell.settings.keys import key_ring
 from stepwell.telemetry.logs import logging_to
 
 NO_FLAGS = ServeFlags()
+ConfigOption = Annotated[
+    Path | None, option("A TOML file with settings; flags win over it. [$STEPWELL_CONFIG]")
+]
+CheckFlag = Annotated[
+    Flag, Parameter(help="Say whether a server with these settings would start, and end: no model is loaded.")
+]
+VerboseFlag = Annotated[
+    Flag,
+    Parameter(help="Log more on standard error: the beginning of each request, transfers, retries."),
+]
 
 
 def serve(
     *,
     flags: ServeFlags = NO_FLAGS,
-    config: Annotated[
-        Path | None, option("A TOML file with settings; flags win over it. [$STEPWELL_CONFIG]")
-    ] = None,
-    check: Annotated[
-        bool,
-        Parameter(
-            negative="",
-            show_default=False,
-            help="Say whether a server with these settings would start, and end: no model is loaded.",
-        ),
-    ] = False,
-    json_out: Annotated[
-        bool, Parameter(name="--json", negative="", show_default=False, help="With --check: as JSON.")
-    ] = False,
-    verbose: Annotated[
-        bool,
-        Parameter(
-            negative="",
-            show_default=False,
-            help="Log more on standard error: the beginning of each request, transfers, retries.",
-        ),
-    ] = False,
+    config: ConfigOption = None,
+    check: CheckFlag = False,
+    json_out: CheckAsJson = False,
+    verbose: VerboseFlag = False,
 ) -> int:
     """Serve a model over an OpenAI-compatible API until SIGTERM or Ctrl-C.
 

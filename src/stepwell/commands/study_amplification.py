@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from stepwell.commands.fitting import fitted
@@ -33,6 +35,7 @@ from stepwell.report import charts
 from stepwell.report.page import Page
 
 MEMORIES = {"hbm": "HBM", "dram": "+ DRAM", "selective": "+ SSD"}
+TITLE = "margin by intermediate tokens; turns borne: until nothing is left"
 PLAYED_TITLE = "simulated: one replica, paid for the sessions of x1"
 NOT_PLAYED = PlayedLoad()
 _MOST = 100
@@ -99,18 +102,12 @@ def amplification(
     answers = [_answer(name, found) for name in prices]
     head = ("list price", "more", "memory", *(f"x{times}" for times in multiples), "turns borne")
     console = console_for(json_file)
-    table = Table(*head, title="margin by intermediate tokens; turns borne: until nothing is left")
-    for line in found:
-        table.add_row(*line.cells())
-    console.print(fitted(console, table))
+    _show(console, TITLE, head, [line.cells() for line in found])
     rows: list[list[str]] = []
     if load.simulated:
         rows, more = _played(part, choice, load, prices, multiples)
         answers += more
-        shown = Table(*PLAYED_HEAD, title=PLAYED_TITLE)
-        for row in rows:
-            shown.add_row(*row)
-        console.print(fitted(console, shown))
+        _show(console, PLAYED_TITLE, PLAYED_HEAD, rows)
     inputs: dict[str, object] = {"part": part, "list prices": list_prices, "utilisation": utilisation}
     inputs |= choice.as_inputs() | load.as_inputs()
     if html is not None:
@@ -118,14 +115,32 @@ def amplification(
         if rows:
             page.table(PLAYED_HEAD, rows)
         write_page(page, html, console)
+    write_json(json_file, _figures(found, head, rows, answers, inputs))
+    for answer in answers:
+        console.print(f"study: {answer}", style="bold", markup=False, soft_wrap=True)
+    return 0
+
+
+def _show(console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*head, title=title)
+    for row in rows:
+        table.add_row(*row)
+    console.print(fitted(console, table))
+
+
+def _figures(
+    found: list[_Line],
+    head: tuple[str, ...],
+    rows: list[list[str]],
+    answers: list[str],
+    inputs: dict[str, object],
+) -> dict[str, Any]:
+    """What is kept as JSON. ``rows``: of the simulated replica, if there was one."""
     played = [dict(zip(PLAYED_HEAD, row, strict=True)) for row in rows]
     told = {"rows": _json(found), "simulated": played, "answers": answers, "inputs": _told(inputs)}
     tables = [("Closed form", head, [line.cells() for line in found])]
     tables += [(PLAYED_TITLE, PLAYED_HEAD, rows)] if rows else []
-    write_json(json_file, kept("study amplification", inputs, tables) | told | {"notes": answers})
-    for answer in answers:
-        console.print(f"study: {answer}", style="bold", markup=False, soft_wrap=True)
-    return 0
+    return kept("study amplification", inputs, tables) | told | {"notes": answers}
 
 
 def _played(

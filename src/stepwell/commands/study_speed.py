@@ -48,17 +48,52 @@ class SpeedRun:
     complete: bool = False
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class SpeedLoad:
+    """What is simulated, and how often it is doubled."""
+
+    count: int = 400
+    """Requests (or sessions) of the shortest run."""
+    doublings: int = 2
+    """How often that is doubled."""
+    window: int | None = None
+    """Requests of a window; a twentieth of the longest run."""
+    replicas: int = 4
+    """Replicas of the fleet."""
+    policy: str = "stepwell"
+    """The eviction policy."""
+    dram_gb: float = 500.0
+    """Host memory for KV of one replica."""
+    what_if: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    """Figures of the part to set, as KEY=VALUE; of memory as dram.usd_gb, ssd.read_gb_s."""
+    traces: Path | None = None
+    """The directory of the traces."""
+
+    def check(self) -> None:
+        """Raises ``BadInput``."""
+        if not 1 <= self.count <= 10_000_000 or not 0 <= self.doublings <= 12:
+            raise BadInput("--count must be 1 to 10,000,000, --doublings 0 to 12")
+        if self.window is not None and not 1 <= self.window <= 10_000_000:
+            raise BadInput(f"--window {self.window}: give 1 to 10,000,000")
+
+    def hardware(self) -> Hardware:
+        return Hardware(
+            replicas=self.replicas,
+            policy=self.policy,
+            dram_gb=self.dram_gb,
+            prices="none",
+            what_if=self.what_if or [],
+        )
+
+
+AS_SHIPPED = SpeedLoad()
+
+
 def speed(
     workload: str = "generated",
     *,
-    count: int = 400,
-    doublings: int = 2,
-    window: int | None = None,
-    replicas: int = 4,
-    policy: str = "stepwell",
-    dram_gb: float = 500.0,
-    what_if: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    traces: Path | None = None,
+    load: SpeedLoad = AS_SHIPPED,
     html: ChartsOption = None,
     json_file: ResultOption = None,
 ) -> int:
@@ -80,41 +115,21 @@ def speed(
     ----------
     workload
         conversation, synthetic, agentic, generated, or a file.
-    count
-        Requests (or sessions) of the shortest run.
-    doublings
-        How often that is doubled.
-    window
-        Requests of a window; a twentieth of the longest run.
-    replicas
-        Replicas of the fleet.
-    policy
-        The eviction policy.
-    dram_gb
-        Host memory for KV of one replica.
-    what_if
-        Figures of the part to set, as KEY=VALUE; of memory as dram.usd_gb, ssd.read_gb_s.
-    traces
-        The directory of the traces.
     """
-    if not 1 <= count <= 10_000_000 or not 0 <= doublings <= 12:
-        raise BadInput("--count must be 1 to 10,000,000, --doublings 0 to 12")
-    if window is not None and not 1 <= window <= 10_000_000:
-        raise BadInput(f"--window {window}: give 1 to 10,000,000")
-    hardware = Hardware(
-        replicas=replicas, policy=policy, dram_gb=dram_gb, prices="none", what_if=what_if or []
-    )
+    load.check()
+    hardware = load.hardware()
     found: list[SpeedRun] = []
     with told_to_stop():
-        for turn in progress(range(doublings + 1), doublings + 1, "simulating"):
+        for turn in progress(range(load.doublings + 1), load.doublings + 1, "simulating"):
             one = SpeedRun()
             found.append(one)
+            wanted = Wanted(workload, traces_folder(load.traces), load.count << turn)
             try:
-                _run(Wanted(workload, traces_folder(traces), count << turn), hardware, window, one)
+                _run(wanted, hardware, load.window, one)
             except KeyboardInterrupt:
                 break
-    inputs = {"workload": workload, "count": count, "doublings": doublings, **hardware.as_inputs()}
-    _tell(found, inputs, console_for(json_file), html, json_file)
+    inputs: dict[str, object] = {"workload": workload, "count": load.count, "doublings": load.doublings}
+    _tell(found, inputs | hardware.as_inputs(), console_for(json_file), html, json_file)
     return 0 if found[-1].complete else _INTERRUPTED
 
 

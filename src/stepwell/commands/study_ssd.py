@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -65,21 +66,85 @@ class StudyRun:
         return 1000 * self.usd / max(1, self.report.turns)
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class SsdLoad:
+    """What one replica is given to do, and with how much memory below the device."""
+
+    workload: str = "agentic"
+    """agentic (from $STEPWELL_TRACES), generated, or a file of sessions."""
+    per_hour: str = "20,40,80"
+    """Sessions that begin in an hour, with commas."""
+    hours: float = 1.0
+    """Simulated hours; what has not ended then does not count."""
+    ttft_s: float = 10.0
+    """Target: seconds to the first token."""
+    share: float = 0.9
+    """Share of turns that must meet it."""
+    drives: float = 2.0
+    """Disks of the replica."""
+    dram_gb: float = 500.0
+    """Host memory for KV."""
+    block_tokens: int = 512
+    """Tokens of one block."""
+    seed: int = 1
+    """Draws sessions and when they begin."""
+    simulated: Annotated[bool, Parameter(negative="--no-simulated")] = True
+    """Simulate as well; the closed form takes seconds."""
+    what_if: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    """Figures to set, as KEY=VALUE: of the part by name, of memory as ssd.usd_gb."""
+    traces: Path | None = None
+    """The directory of the traces."""
+
+    @property
+    def changes(self) -> list[str]:
+        return self.what_if or []
+
+    def check(self) -> None:
+        """Raises ``BadInput``."""
+        _rates(self.per_hour)
+        if (
+            not 0 < self.hours <= 1000
+            or not 0 < self.share <= 1
+            or not self.ttft_s > 0
+            or not self.drives > 0
+        ):
+            raise BadInput("--hours, --share, --ttft-s and --drives must be above zero, --share at most 1")
+
+    def as_inputs(self) -> dict[str, object]:
+        return {
+            "workload": self.workload, "sessions an hour": self.per_hour, "hours": self.hours,
+            "TTFT target, s": self.ttft_s, "share on time": self.share, "drives": self.drives,
+            "DRAM GB": self.dram_gb, "what if": ", ".join(self.changes) or "nothing",
+        }  # fmt: skip
+
+    def runs(self, parts: Sequence[str]) -> tuple[list[StudyRun], list[str]]:
+        """Every part with every memory at every rate, told as they end; and an answer for each part."""
+        rates = _rates(self.per_hour)
+        count = max(2, round(max(rates) * self.hours * 1.3))
+        base, _ = workload_of(
+            Wanted(self.workload, traces_folder(self.traces), count, self.seed, self.block_tokens)
+        )
+        sizes = {"dram_gb": self.dram_gb, "drives": self.drives, "what_if": self.changes}
+        sizes |= {"replicas": 1, "prices": PRICES}
+        jobs = [(p, m, rate) for p in parts for m in MEMORIES for rate in rates]
+        machines = {(p, m): _machine(p, m, base, sizes) for p, m, _ in jobs}
+        found: list[StudyRun] = []
+        for part, memory, rate in progress(jobs, len(jobs), "simulating"):
+            work = arranged(base, Arrivals("poisson", rate / 3600), self.seed)
+            one, *_ = played_run(machines[part, memory], work, (part, memory, rate), self.hours, self.ttft_s)
+            found.append(one)
+            tell_run(one)
+        return found, [_answer(part, found, machines, self.share) for part in parts]
+
+
+AS_KEPT = SsdLoad()
+
+
 def ssd(
     parts: str = "h200,tpu-v6e",
     *,
-    workload: str = "agentic",
-    per_hour: str = "20,40,80",
-    hours: float = 1.0,
-    ttft_s: float = 10.0,
-    share: float = 0.9,
-    drives: float = 2.0,
-    dram_gb: float = 500.0,
-    block_tokens: int = 512,
-    seed: int = 1,
-    simulated: Annotated[bool, Parameter(negative="--no-simulated")] = True,
-    what_if: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    traces: Path | None = None,
+    load: SsdLoad = AS_KEPT,
     html: HtmlOption = None,
     json_file: ResultOption = None,
 ) -> int:
@@ -98,58 +163,14 @@ def ssd(
     ----------
     parts
         Hardware of 'stepwell catalogue hardware', with commas.
-    workload
-        agentic (from $STEPWELL_TRACES), generated, or a file of sessions.
-    per_hour
-        Sessions that begin in an hour, with commas.
-    hours
-        Simulated hours; what has not ended then does not count.
-    ttft_s
-        Target: seconds to the first token.
-    share
-        Share of turns that must meet it.
-    drives
-        Disks of the replica.
-    dram_gb
-        Host memory for KV.
-    block_tokens
-        Tokens of one block.
-    seed
-        Draws sessions and when they begin.
-    simulated
-        Simulate as well; the closed form takes seconds.
-    what_if
-        Figures to set, as KEY=VALUE: of the part by name, of memory as ssd.usd_gb.
-    traces
-        The directory of the traces.
     """
-    rates = _rates(per_hour)
-    if not 0 < hours <= 1000 or not 0 < share <= 1 or not ttft_s > 0 or not drives > 0:
-        raise BadInput("--hours, --share, --ttft-s and --drives must be above zero, --share at most 1")
-    if html is not None and simulated:
+    load.check()
+    if html is not None and load.simulated:
         charts.require_charts()  # before minutes of work whose page has charts
     names = named_parts(parts)
-    full = [full_replica(part, CHIPS.get(part, 4), what_if or []) for part in names]
-    inputs: dict[str, object] = {
-        "workload": workload, "sessions an hour": per_hour, "hours": hours, "TTFT target, s": ttft_s,
-        "share on time": share, "drives": drives, "DRAM GB": dram_gb,
-        "what if": ", ".join(what_if or []) or "nothing",
-    }  # fmt: skip
-    if not simulated:
-        _tell(full, [], inputs, [], seed, html, json_file)
-        return 0
-    count = max(2, round(max(rates) * hours * 1.3))
-    base, _ = workload_of(Wanted(workload, traces_folder(traces), count, seed, block_tokens))
-    sizes = {"dram_gb": dram_gb, "drives": drives, "what_if": what_if or [], "replicas": 1, "prices": PRICES}
-    jobs = [(p, m, rate) for p in names for m in MEMORIES for rate in rates]
-    machines = {(p, m): _machine(p, m, base, sizes) for p, m, _ in jobs}
-    found: list[StudyRun] = []
-    for part, memory, rate in progress(jobs, len(jobs), "simulating"):
-        work = arranged(base, Arrivals("poisson", rate / 3600), seed)
-        found.append(played_run(machines[part, memory], work, (part, memory, rate), hours, ttft_s)[0])
-        tell_run(found[-1])
-    answers = [_answer(part, found, machines, share) for part in names]
-    _tell(full, found, inputs, answers, seed, html, json_file)
+    full = [full_replica(part, CHIPS.get(part, 4), load.changes) for part in names]
+    found, answers = load.runs(names) if load.simulated else ([], [])
+    _tell(full, found, load.as_inputs(), answers, load.seed, html, json_file)
     return 0
 
 

@@ -98,16 +98,21 @@ def main(
     run.settings |= {"shape": asdict(ScheduleShape()), "threads": threads}
     for name in models:
         job = ArmsJob(name, count, seed, device_kv_tokens, threads)
-        comparison = job.run(run.progress, run.samples)
-        if control and name != NULL_MODEL:
-            comparison.control = _control(name, threads, run.progress)
-        run.results[name] = asdict(comparison)
-        run.verdicts += verdicts(comparison)
-        run.notes += _notes(comparison)
-        if restart:
-            _restart(job, run)
+        _compare(job, run, control=control, restart=restart)
     rows = [found | {"name": name} for name, found in run.results.items()]
     run.show(sheet("On the device against demoted after every round", COLUMNS, rows))
+
+
+def _compare(job: ArmsJob, run: BenchRun, *, control: bool, restart: bool) -> None:
+    """Add what both arms of one model did, and what differs."""
+    comparison = job.run(run.progress, run.samples)
+    if control and job.model != NULL_MODEL:
+        comparison.control = _control(job.model, job.threads, run.progress)
+    run.results[job.model] = asdict(comparison)
+    run.verdicts += verdicts(comparison)
+    run.notes += _notes(comparison)
+    if restart:
+        _restart(job, run)
 
 
 def _restart(job: ArmsJob, run: BenchRun) -> None:

@@ -149,6 +149,13 @@ def main(
         finally:
             stop_nodes(place)
         books = read_books(place.ledger)
+    _fill(run, arms, books, per_core, wall)
+
+
+def _fill(
+    run: BenchRun, arms: list[FleetArm], books: FleetBooks, per_core: float | None, wall: float | None
+) -> None:
+    """Figures, samples, verdicts, notes and the table of what was measured."""
     run.results["arms"] = [arm.as_json() for arm in arms]
     run.results["streams"] = {"per_cpu_s_of_front_end": per_core, "per_s": wall}
     run.results["books"] = {"differences": books.differences, "charged_requests": dict(books.charged)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from stepwell.bench.harness import BenchRun, SeedOption, bench, words_of
+from stepwell.bench.harness import BenchRun, bench, words_of
 from stepwell.bench.policy.kept_runs import KeptRuns
 from stepwell.bench.policy.over_seeds import ORACLE, OWN, rooms_table, rows_of, seeds_table, verdicts
 from stepwell.console.options import OptionalPositive, Positive
@@ -74,24 +74,78 @@ class ComparedSetting:
         return f"{self.title}, {self.policy}{declared}, seed {self.seed}"
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class ComparedGrid:
+    """What is compared: every trace in every room, under every policy, with several seeds."""
+
+    traces: Annotated[Path | None, Parameter(show_default=False)] = None
+    """The directory with the trace files (default: $STEPWELL_TRACES)."""
+    trace: str = "agentic,mini-swe,magentic-one,inference-perf,conversation,synthetic"
+    """Which traces, with commas: agentic, mini-swe, magentic-one, inference-perf, conversation, synthetic;
+    or crews (our own, recorded) and generated, which need no files."""
+    room: str = "1/16,1/8,1/4,1/2"
+    """Device KV as a fraction of the working set: the most blocks that are live (used before, to be used
+    again) at one time."""
+    host: Positive = 2
+    """Host memory, as a multiple of the device."""
+    disk: Positive = 10
+    """Disk, as a multiple of the device."""
+    policy: str | None = None
+    """Names, with commas (default: all there are)."""
+    declared: str = "silent,exact,0.3,1.0"
+    """What agents declare, with commas: silent, exact, the sigma of a lognormal error, or recorded: what
+    was really told (crews alone). Policies that look at no declarations run once."""
+    sessions: Positive = 110
+    """How many sessions of agents, drawn by seed."""
+    requests: OptionalPositive = None
+    """How many of Mooncake's requests (default: all of them)."""
+    seed: Annotated[
+        int,
+        Parameter(
+            validator=Number(gte=0),
+            help="Draws sessions, arrivals, service tiers and errors of declarations.",
+        ),
+    ] = 1
+    seeds: Positive = 5
+    """How many seeds, from --seed on; means and 95 % intervals are reported. One with --quick."""
+    unit_tokens: Annotated[int, Parameter(validator=Number(gte=1, lte=64))] = 2
+    """Tokens that a block of 64 in the agents' trace stands for. 64: contexts at the trace's own length,
+    up to 200,000 tokens; then give fewer sessions, as a run takes thirty times as long."""
+    pauses: str = "1"
+    """How long all pauses are, as a fraction of the trace's."""
+    busy: Annotated[float, Parameter(validator=Number(gte=0.01, lte=100))] = BUSY
+    """Share of the time in which sessions begin that the machine would compute, if it lost nothing. Above 1
+    turns queue: with --pauses 1/20 --busy 2 memory and compute are both short."""
+
+    def quick(self) -> ComparedGrid:
+        """A small part of it, for a first look."""
+        room, sessions = self.room.split(",")[0], min(self.sessions, 30)
+        return replace(self, room=room, sessions=sessions, requests=2_000, seeds=1)
+
+    def common(self, *, bounded: bool) -> dict[str, Any]:
+        """What all its runs have alike. Raises ``BadInput``: a wrong trace before its missing folder."""
+        names = words_of("--trace", self.trace, TRACES)
+        directory = Path() if {*names} <= {*NEED_NO_FILES} else traces_directory(self.traces)
+        _fraction("--pauses", self.pauses)
+        alike = ("sessions", "requests", "host", "disk", "pauses", "busy")
+        made: dict[str, Any] = {"traces": directory, "unit_tokens": self.unit_tokens, "bounded": bounded}
+        return made | {name: getattr(self, name) for name in alike}
+
+    def settings(self, common: Mapping[str, Any]) -> Iterator[ComparedSetting]:
+        """One for every run. Raises ``BadInput``."""
+        for seed in range(self.seed, self.seed + self.seeds):
+            yield from _settings({**common, "seed": seed}, self.trace, self.room, self.policy, self.declared)
+
+
+WHOLE_GRID = ComparedGrid()
+
+
 @bench("policies")
 def main(
     run: BenchRun,
     *,
-    traces: Annotated[Path | None, Parameter(show_default=False)] = None,
-    trace: str = "agentic,mini-swe,magentic-one,inference-perf,conversation,synthetic",
-    room: str = "1/16,1/8,1/4,1/2",
-    host: Positive = 2,
-    disk: Positive = 10,
-    policy: str | None = None,
-    declared: str = "silent,exact,0.3,1.0",
-    sessions: Positive = 110,
-    requests: OptionalPositive = None,
-    seed: SeedOption = 1,
-    seeds: Positive = 5,
-    unit_tokens: Annotated[int, Parameter(validator=Number(gte=1, lte=64))] = 2,
-    pauses: str = "1",
-    busy: Annotated[float, Parameter(validator=Number(gte=0.01, lte=100))] = BUSY,
+    grid: ComparedGrid = WHOLE_GRID,
     jobs: Positive = 1,
     resume: Path | None = None,
     out: Path | None = None,
@@ -107,39 +161,6 @@ def main(
 
     Parameters
     ----------
-    traces
-        The directory with the trace files (default: $STEPWELL_TRACES).
-    trace
-        Which traces, with commas: agentic, mini-swe, magentic-one, inference-perf, conversation, synthetic;
-        or crews (our own, recorded) and generated, which need no files.
-    room
-        Device KV as a fraction of the working set: the most blocks that are live (used before, to be used
-        again) at one time.
-    host
-        Host memory, as a multiple of the device.
-    disk
-        Disk, as a multiple of the device.
-    policy
-        Names, with commas (default: all there are).
-    declared
-        What agents declare, with commas: silent, exact, the sigma of a lognormal error, or recorded: what
-        was really told (crews alone). Policies that look at no declarations run once.
-    sessions
-        How many sessions of agents, drawn by seed.
-    requests
-        How many of Mooncake's requests (default: all of them).
-    seed
-        Draws sessions, arrivals, service tiers and errors of declarations.
-    seeds
-        How many seeds, from --seed on; means and 95 % intervals are reported. One with --quick.
-    unit_tokens
-        Tokens that a block of 64 in the agents' trace stands for. 64: contexts at the trace's own length,
-        up to 200,000 tokens; then give fewer sessions, as a run takes thirty times as long.
-    pauses
-        How long all pauses are, as a fraction of the trace's.
-    busy
-        Share of the time in which sessions begin that the machine would compute, if it lost nothing. Above 1
-        turns queue: with --pauses 1/20 --busy 2 memory and compute are both short.
     jobs
         Runs at the same time, each in a process of its own. The results do not depend on it.
     resume
@@ -150,22 +171,11 @@ def main(
     """
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    if run.quick:
-        sessions, requests, room, seeds = min(sessions, 30), 2_000, room.split(",")[0], 1
-    names = words_of("--trace", trace, TRACES)  # before it matters where they are
-    directory = Path() if {*names} <= {*NEED_NO_FILES} else traces_directory(traces)
-    _fraction("--pauses", pauses)
-    sizes: dict[str, Any] = {"sessions": sessions, "requests": requests, "host": host, "disk": disk}
-    sizes |= {"pauses": pauses, "busy": busy}
-    bounded = is_available()
-    common = {"traces": directory, "unit_tokens": unit_tokens, "bounded": bounded, **sizes}
-    settings = [
-        one
-        for number in range(seed, seed + seeds)
-        for one in _settings({**common, "seed": number}, trace, room, policy, declared)
-    ]
-    told = {"seed": seed, "seeds": seeds, "traces": directory.name, "machine_model": asdict(MachineModel())}
-    run.settings = common | told
+    grid, bounded = grid.quick() if run.quick else grid, is_available()
+    common = grid.common(bounded=bounded)
+    settings = list(grid.settings(common))
+    told = {"seed": grid.seed, "seeds": grid.seeds, "traces": common["traces"].name}
+    run.settings = common | told | {"machine_model": asdict(MachineModel())}
     if not bounded:
         run.notes.append("no lower bound: its solver is missing (pip install 'stepwell[bound]')")
     return _tell(run, settings, _run_all(settings, jobs, KeptRuns(resume), run.progress), out)

@@ -98,81 +98,86 @@ class ArmResult(ClientsFigures):
         return figures
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class PressureFlags:
+    """The servers that are measured, but for their model."""
+
+    device_kv_tokens: Annotated[str | None, Parameter(show_default=False)] = None
+    """Sizes of device KV to try, comma separated (default 8192,4096,2048)."""
+    everybody_tokens: OptionalPositive = None
+    """Device KV of the runs that have enough (default 65536)."""
+    host_kv: str = "8GiB"
+    """Host KV of our server, and cache of llama.cpp's."""
+    disk_kv: str = "0"
+    """Disk KV of our server, in a temporary directory."""
+    peer: Flag = False
+    """Also measure llama.cpp's own server (package xllamacpp), with the same memory."""
+    peer_binary: Path | None = None
+    """Measure this llama-server instead of the package."""
+    peer_tuned: Flag = False
+    """Also measure llama.cpp's server with settings that suit this workload better than its defaults."""
+    private_first: Flag = False
+    """Put the private role before the document, so that no two agents share a prefix."""
+    restarted: Flag = False
+    """Let our servers do the same work again after a restart, with the disk that they left (--disk-kv)."""
+    rounds: Positive = 1
+    """Repeat everything, in turned order; medians are quoted."""
+    threads: ThreadsOption = None
+    checkpoint_growth: Annotated[int | None, Parameter(validator=Number(gte=0), show_default=False)] = None
+    """Of our servers' settings, for models with a running state: 0 keeps it in every block."""
+
+    def workload(self, *, quick: bool) -> Pressure:
+        return replace(QUICK if quick else FULL, share_prefix=not self.private_first)
+
+    def plan(self, model: str, workload: Pressure, *, quick: bool) -> _Plan:
+        """What is measured. Raises ``BadInput``."""
+        wanted = self.device_kv_tokens
+        wanted = ("512" if quick else "8192,4096,2048") if wanted is None else wanted
+        sizes = numbers_of("--device-kv-tokens", wanted, "tokens of device KV", 256, 1 << 40)
+        size_bytes("--host-kv", self.host_kv)
+        if size_bytes("--disk-kv", self.disk_kv) == 0 and self.restarted:
+            raise BadInput(
+                "--restarted: nothing outlives a restart without --disk-kv, such as --disk-kv 1GiB"
+            )
+        peer = self.peer or self.peer_tuned or self.peer_binary is not None
+        if peer and model == NULL_MODEL:
+            raise BadInput(
+                "--peer needs a real model: llama.cpp's server has no engine that computes nothing"
+            )
+        return _Plan(
+            model=model,
+            sizes=sizes,
+            everybody_tokens=self.everybody_tokens or (4096 if quick else 65536),
+            host_kv=self.host_kv,
+            disk_kv=self.disk_kv,
+            peer=peer,
+            peer_binary=self.peer_binary,
+            peer_tuned=self.peer_tuned,
+            restarted=self.restarted,
+            threads=self.threads or usable_cores(),
+            clients=workload.clients,
+            agents=workload.agents,
+            checkpoint_growth=self.checkpoint_growth,
+        )
+
+
+AS_KEPT = PressureFlags()
+
+
 @bench("pressure")
-def main(
-    run: BenchRun,
-    *,
-    model: ModelOption = "gemma3",
-    device_kv_tokens: Annotated[str | None, Parameter(show_default=False)] = None,
-    everybody_tokens: OptionalPositive = None,
-    host_kv: str = "8GiB",
-    disk_kv: str = "0",
-    peer: Flag = False,
-    peer_binary: Path | None = None,
-    peer_tuned: Flag = False,
-    private_first: Flag = False,
-    restarted: Flag = False,
-    rounds: Positive = 1,
-    threads: ThreadsOption = None,
-    checkpoint_growth: Annotated[int | None, Parameter(validator=Number(gte=0), show_default=False)] = None,
-) -> None:
+def main(run: BenchRun, *, model: ModelOption = "gemma3", flags: PressureFlags = AS_KEPT) -> None:
     """Run twelve agents in too little KV memory, and against having enough of it.
 
     Twelve agents share a document of 350 words, each has a private role of 350 words and takes four
     turns of 16 tokens; four clients at a time, over HTTP. One server after the other does the same work.
     Example: stepwell bench pressure --peer --json pressure.json
-
-    Parameters
-    ----------
-    device_kv_tokens
-        Sizes of device KV to try, comma separated (default 8192,4096,2048).
-    everybody_tokens
-        Device KV of the runs that have enough (default 65536).
-    host_kv
-        Host KV of our server, and cache of llama.cpp's.
-    disk_kv
-        Disk KV of our server, in a temporary directory.
-    peer
-        Also measure llama.cpp's own server (package xllamacpp), with the same memory.
-    peer_binary
-        Measure this llama-server instead of the package.
-    peer_tuned
-        Also measure llama.cpp's server with settings that suit this workload better than its defaults.
-    private_first
-        Put the private role before the document, so that no two agents share a prefix.
-    restarted
-        Let our servers do the same work again after a restart, with the disk that they left (--disk-kv).
-    rounds
-        Repeat everything, in turned order; medians are quoted.
-    checkpoint_growth
-        Of our servers' settings, for models with a running state: 0 keeps it in every block.
     """
-    wanted = ("512" if run.quick else "8192,4096,2048") if device_kv_tokens is None else device_kv_tokens
-    sizes = numbers_of("--device-kv-tokens", wanted, "tokens of device KV", 256, 1 << 40)
-    workload = replace(QUICK if run.quick else FULL, share_prefix=not private_first)
-    size_bytes("--host-kv", host_kv)
-    if size_bytes("--disk-kv", disk_kv) == 0 and restarted:
-        raise BadInput("--restarted: nothing outlives a restart without --disk-kv, such as --disk-kv 1GiB")
-    plan = _Plan(
-        model=model,
-        sizes=sizes,
-        everybody_tokens=everybody_tokens or (4096 if run.quick else 65536),
-        host_kv=host_kv,
-        disk_kv=disk_kv,
-        peer=peer or peer_tuned or peer_binary is not None,
-        peer_binary=peer_binary,
-        peer_tuned=peer_tuned,
-        restarted=restarted,
-        threads=threads or usable_cores(),
-        clients=workload.clients,
-        agents=workload.agents,
-        checkpoint_growth=checkpoint_growth,
-    )
-    if plan.peer and model == NULL_MODEL:
-        raise BadInput("--peer needs a real model: llama.cpp's server has no engine that computes nothing")
+    workload = flags.workload(quick=run.quick)
+    plan = flags.plan(model, workload, quick=run.quick)
     require_real(model)
-    results = _measure(plan, workload, rounds, run.progress)
-    fill(run, plan, workload, rounds, results)
+    results = _measure(plan, workload, flags.rounds, run.progress)
+    fill(run, plan, workload, flags.rounds, results)
     run.show(*_tables(results))
 
 

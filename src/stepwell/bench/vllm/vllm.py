@@ -20,7 +20,7 @@ from rich.table import Table
 from stepwell.bench.client import ClientsFigures, TurnSample, complete, run_clients, warm_up
 from stepwell.bench.harness import BenchRun, bench, words_of
 from stepwell.bench.servers import running
-from stepwell.bench.vllm.ahead import ahead_table, ahead_verdict, measure_ahead
+from stepwell.bench.vllm.ahead import AheadRow, ahead_table, ahead_verdict, measure_ahead
 from stepwell.bench.vllm.arms import ARMS, BLOCK_TOKENS, OURS, OURS_ROOMY, ROOMY, STOCK, VARIABLES, VllmPlan
 from stepwell.bench.vllm.flood import FloodRow, measure_flood
 from stepwell.bench.workload import Pressure
@@ -150,6 +150,17 @@ def main(
     ahead = measure_ahead(plan, quick, run.progress) if part in ("all", "ahead") else []
     run.settings = {"workload": asdict(workload), **asdict(plan), "vllm": version}
     run.settings |= {"model": model.resolve().name, "architecture": found["architecture"]}
+    _fill(run, results, exact, floods, ahead)
+
+
+def _fill(
+    run: BenchRun,
+    results: list[VllmArm],
+    exact: dict[str, Any] | None,
+    floods: list[FloodRow],
+    ahead: list[AheadRow],
+) -> None:
+    """Figures, samples, verdicts, notes and tables of what was measured."""
     run.results = {
         "arms": [one.as_json() for one in results],
         "exactness": exact,
