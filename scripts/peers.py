@@ -1,4 +1,4 @@
-"""Write the table of other servers' suites in docs/api.md, from the cases of tests/server/peers.py.
+"""Write the table of other servers' suites in docs/api.md, from the cases of tests/server/peers/.
 
 .venv/bin/python scripts/peers.py            # writes it
 .venv/bin/python scripts/peers.py --check    # fails when it is not what would be written

@@ -19,6 +19,7 @@ SOURCE = ROOT / "src" / "stepwell"
 FUNCTION_LINES = 60
 POLICY_FUNCTION_LINES = 50
 FILE_LINES = 500
+TEST_FILE_LINES = 600
 
 # Whatever could make the same events give another decision on another day or another machine.
 IMPURE_MODULES = {
@@ -96,6 +97,57 @@ def test_files_hold_one_idea() -> None:
         if (lines := len(path.read_text("utf-8").splitlines())) > FILE_LINES
     }
     assert not long
+
+
+def test_files_of_tests_are_read_in_one_go() -> None:
+    lines = {where(path): len(path.read_text("utf-8").splitlines()) for path in modules_of_tests()}
+    assert {name: count for name, count in lines.items() if count > TEST_FILE_LINES} == {}
+
+
+def test_every_test_asserts_something() -> None:
+    """By itself, by what it expects to be raised, or through a function of tests/ that it calls. One that
+    only runs shows that nothing is raised, and goes on passing when what it was for is gone."""
+    silent = [
+        f"{where(path, node)} {node.name}"
+        for path in modules_of_tests()
+        for node in functions(path)
+        if node.name.startswith("test") and not asserts(path, node)
+    ]
+    assert not silent
+
+
+@cache
+def modules_of_tests() -> list[Path]:
+    return sorted((ROOT / "tests").rglob("*.py"))
+
+
+@cache
+def defined(path: Path) -> dict[str, tuple[Path, ast.AST]]:
+    """Functions and classes by name: those of the file, and those of files of tests/ that it imports."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    found: dict[str, tuple[Path, ast.AST]] = {
+        node.name: (path, node) for node in tree(path).body if isinstance(node, kinds)
+    }
+    for _, name in imported(path):
+        source = (ROOT / name.replace(".", "/")).with_suffix(".py")
+        if name.startswith("tests.") and source.is_file():
+            found = defined(source) | found
+    return found
+
+
+@cache
+def asserts(path: Path, node: ast.AST) -> bool:
+    """Whether a function or class does, or calls one of tests/ that does."""
+    parts = list(ast.walk(node))
+    called = [part.func for part in parts if isinstance(part, ast.Call)]
+    named = [f.id for f in called if isinstance(f, ast.Name)]
+    helpers = [defined(path)[name] for name in named if name in defined(path)]
+    return (
+        any(isinstance(part, ast.Assert | ast.Raise) for part in parts)
+        or "run_state_machine_as_test" in named
+        or any(isinstance(f, ast.Attribute) and f.attr in {"raises", "fail", "warns"} for f in called)
+        or any(asserts(file, helper) for file, helper in helpers if helper is not node)
+    )
 
 
 def calls(path: Path) -> Iterator[tuple[ast.Call, str]]:

@@ -168,6 +168,14 @@ _SCHEMAS = st.recursive(
 )
 
 
+def fits(value: object, schema: dict[str, Any]) -> bool:
+    try:
+        schemas.check(value, schema)
+    except schemas.Invalid:
+        return False
+    return True
+
+
 @given(st.dictionaries(st.text(min_size=1, max_size=6), _SCHEMAS, max_size=3), st.booleans(), _SCHEMAS)
 def test_the_shapes_that_are_shown_fit_what_the_grammar_takes(
     properties: dict[str, Any], all_needed: bool, result: dict[str, Any]
@@ -181,7 +189,8 @@ def test_the_shapes_that_are_shown_fit_what_the_grammar_takes(
     end, *_, call = tools_told([tool], result).split("\n")
     for line in (call, end):
         shown = json.loads(line[line.index("{") :])
-        schemas.check(shown, schemas.action_schema([tool], result, 100))
+        taken = schemas.action_schema([tool], result, 100)
+        assert fits(shown, taken) and not fits({**shown, "action": "sleep"}, taken)
 
 
 @pytest.mark.parametrize(

@@ -157,5 +157,9 @@ def test_an_address_that_is_none_is_said() -> None:
 
 
 def test_it_says_of_vllm_what_it_can_where_llama_cpp_is_not_installed() -> None:
-    script = "import sys; sys.modules['llama_cpp'] = None; import stepwell.commands.doctor"
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    script = (
+        "import sys; sys.modules['llama_cpp'] = None; from stepwell import cli; "
+        "sys.exit(cli.run(['doctor', '--engine', 'vllm', '--model', 'nowhere']))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert found.returncode == 2 and "llama" not in found.stderr and len(found.stderr.splitlines()) == 1

@@ -208,7 +208,7 @@ class Memory(RuleBasedStateMachine):
         self.device.check()
 
     @invariant()
-    def everybody_has_their_own_tokens(self) -> None:
+    def each_has_its_own_tokens(self) -> None:
         for request, path in self.runs.items():
             self.look_at(self.device.runs[request].seq, path, 0)
         for name, path in self.blocks.items():
@@ -254,7 +254,8 @@ def test_a_window_does_not_eat_what_a_running_sequence_has_not_sealed() -> None:
     for _ in range(6):
         memory.decode_for([1], 60)
         memory.decode_for([2], 30)
-        memory.everybody_has_their_own_tokens()
+        memory.each_has_its_own_tokens()
+    assert [len(path) for path in memory.runs.values()] == [360, 180] and memory.window < 360
     memory.the_device_is_in_order()
 
 

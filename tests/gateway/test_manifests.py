@@ -117,7 +117,9 @@ def read(name: str) -> Any:
 
 @pytest.mark.parametrize(("name", "schema"), [("compose.yaml", COMPOSE), ("rayservice.yaml", RAY_SERVICE)])
 def test_a_manifest_obeys_its_schema(name: str, schema: dict[str, Any]) -> None:
-    jsonschema.Draft202012Validator(schema).validate(read(name))
+    validator, found = jsonschema.Draft202012Validator(schema), read(name)
+    assert [error.message for error in validator.iter_errors(found)] == []
+    assert not validator.is_valid({**found, "surplus": 1}), "a key that is not known is seen"
 
 
 def test_every_mount_of_a_pod_is_one_of_its_volumes() -> None:

@@ -23,6 +23,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, Send, interrupt
 
 from stepwell.integrations.langgraph import ChatStepwell, Stepwell
+from stepwell.policy.types import Wait
 
 
 def script(prompt: str) -> str:
@@ -161,10 +162,10 @@ def test_who_is_interrupted_waits_for_a_person(node: Node) -> None:
     assert node.named("worker").turns == 2
 
 
-def test_where_somebody_talks_on_the_end_of_a_run_is_a_wait_for_a_person(node: Node) -> None:
+def test_where_a_person_talks_on_the_end_of_a_run_is_a_wait_for_that_person(node: Node) -> None:
     graph = loop("worker", "You work", depth()).compile().with_config(callbacks=[Stepwell(end="person")])
     graph.invoke(HOW_DEEP, thread("run-42"))
-    node.waits("worker", "person")
+    assert node.waits("worker", "person").wait is Wait.PERSON
 
 
 @pytest.mark.parametrize("threads", [True, False])

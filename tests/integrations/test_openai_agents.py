@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from stepwell.integrations import session
+from stepwell.policy.types import Wait
 from tests.integrations.scenes import Node, scripted_node
 from tests.server.fakes import MODEL, call
 
@@ -165,13 +166,13 @@ def test_who_asks_a_person_waits_for_one_and_goes_on_as_the_same_agent(node: Nod
     assert node.named("digger").turns == 2
 
 
-def test_where_somebody_talks_on_the_end_of_a_run_is_a_wait_for_a_person(node: Node) -> None:
+def test_where_a_person_talks_on_the_end_of_a_run_is_a_wait_for_that_person(node: Node) -> None:
     async def scene(make: Callable[..., Any]) -> None:
         await ask(make("worker", "You work", tools=[tool(int)]))
 
     tracing(end="person")
     play(scene)
-    node.waits("worker", "person")
+    assert node.waits("worker", "person").wait is Wait.PERSON
 
 
 def test_runs_at_once_do_not_mix(node: Node) -> None:

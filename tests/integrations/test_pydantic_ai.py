@@ -19,6 +19,7 @@ from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from stepwell.integrations.pydantic_ai import Stepwell
+from stepwell.policy.types import Wait
 
 MODELS = [OpenAIChatModel, OpenAIResponsesModel]
 
@@ -140,7 +141,7 @@ def test_who_asks_a_person_waits_for_one(node: Node) -> None:
     assert node.named("digger").turns == 2
 
 
-def test_where_somebody_talks_on_the_end_of_a_run_is_a_wait_for_a_person(node: Node) -> None:
+def test_where_a_person_talks_on_the_end_of_a_run_is_a_wait_for_that_person(node: Node) -> None:
     agent = worker(Stepwell(end="person"))
 
     async def scene() -> None:
@@ -148,7 +149,7 @@ def test_where_somebody_talks_on_the_end_of_a_run_is_a_wait_for_a_person(node: N
         await agent.run("And now?", message_history=first.all_messages())
 
     play(scene, agent)
-    node.waits("worker", "person")
+    assert node.waits("worker", "person").wait is Wait.PERSON
 
 
 def test_runs_at_once_do_not_mix(node: Node) -> None:

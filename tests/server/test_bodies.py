@@ -125,7 +125,7 @@ def test_the_room_is_never_exceeded_and_given_back(arrivals: list[tuple[str, int
 
 def test_a_few_tenants_cannot_take_all_the_room_together() -> None:
     settings = ServerSettings(max_bodies_bytes=64 * 2**20, max_body_bytes=8 * 2**20)
-    bodies = Bodies(settings)
+    bodies, refused = Bodies(settings), 0
     for tenant in "abc":  # as much as each can get
         for _ in range(64):
             body = bodies.of(tenant).__enter__()
@@ -133,8 +133,10 @@ def test_a_few_tenants_cannot_take_all_the_room_together() -> None:
                 for size in range(0, settings.max_body_bytes, 2**20):
                     body.grew_to(size + 2**20)
             except ApiError:
-                pass
+                refused += 1
+    taken_bytes = bodies.used_bytes
     bodies.of("d").__enter__().grew_to(3 * 2**20)
+    assert refused and taken_bytes < bodies.used_bytes <= settings.max_bodies_bytes
 
 
 def test_a_middling_body_is_not_parsed_behind_a_large_one() -> None:

@@ -27,7 +27,10 @@ def asked() -> Iterator[Asked]:
 
 @pytest.mark.parametrize("case", ONCE, ids=lambda case: case.ask.__name__)
 def test_it_is_as_there_or_as_we_say(asked: Asked, case: PeerCase) -> None:
+    answered: list[int] = []
+    asked.http.event_hooks = {"response": [lambda answer: answered.append(answer.status_code)]}
     case.ask(asked)
+    assert answered and max(answered) < 500
 
 
 def test_each_test_of_theirs_is_named_once() -> None:

@@ -247,6 +247,7 @@ def test_reading_what_the_host_has_is_done_at_once(tiers: Tiers) -> None:
 def test_dropping_nothing_is_harmless(tiers: Tiers) -> None:
     for tier in KvTier:
         tiers.drop(block(1).id, tier)
+    assert [tiers.usage(tier).used_bytes for tier in (HOST, DISK)] == [0, 0]
     tiers.check()
 
 

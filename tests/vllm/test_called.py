@@ -125,7 +125,7 @@ def test_nothing_that_an_engine_says_is_an_error(events: list[dict[str, Any]]) -
     called = Called()
     for said in events:
         called.hear(said)
-    called.kind()
+    assert len(called.calls) <= MOST_CALLS and (called.calls or called.kind() == "")
 
 
 class CallingEngine(CountingEngine):

@@ -118,12 +118,17 @@ ANY = st.recursive(
 
 @given(st.fixed_dictionaries({}, optional={"content": ANY, "structuredContent": ANY, "isError": ANY}))
 def test_any_answer_is_one_that_the_package_takes(answer: dict[str, Any]) -> None:
-    text_of(answer)
+    said, content = text_of(answer), answer.get("content")
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
+            assert part["text"] in said
 
 
 @given(st.fixed_dictionaries({}, optional={"tools": st.lists(ANY, max_size=4) | ANY, "nextCursor": ANY}))
 def test_any_list_is_one_that_the_package_takes(listed: dict[str, Any]) -> None:
-    mcp_types.ListToolsResult.model_validate(mended_list(listed))
+    tools, taken = listed.get("tools"), mcp_types.ListToolsResult.model_validate(mended_list(listed))
+    given = [one.get("name") for one in tools if isinstance(one, dict)] if isinstance(tools, list) else []
+    assert [one.name for one in taken.tools] == [n for n in given if isinstance(n, str) and n.strip()]
 
 
 def test_one_bad_tool_is_not_the_end_of_the_others() -> None:
