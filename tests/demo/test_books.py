@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
@@ -20,11 +18,9 @@ from stepwell.basics.clock import Clock
 from stepwell.demo import command
 from stepwell.demo.books import COST_RESOURCES, CostLine, LedgerFigures, read_ledger
 from stepwell.demo.command import Options, run_demo
-from stepwell.demo.cost_picture import LAYERS, draw_costs
 from stepwell.demo.cost_table import cost_sentences, cost_table, verified
 from stepwell.demo.figures import DemoFigures, RunFigures, read_json
 from stepwell.demo.page import render_page
-from stepwell.demo.picture import common_scale
 from stepwell.demo.report import print_report
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.launch import assemble
@@ -182,29 +178,12 @@ def summed(lines: Any) -> dict[str, int]:
     return sums
 
 
-def test_an_agents_curve_ends_at_what_it_cost(demo: Demo) -> None:
+def test_every_agent_has_what_it_cost(demo: Demo) -> None:
     for run, books in zip(demo.figures.runs, demo.books, strict=True):
         found = ledger(run)
         assert list(found.agents) == list(run.lanes)
         for agent, cost in found.agents.items():
-            times = [point.t_s for point in cost.points]
-            totals = [point.total_nanousd for point in cost.points]
-            assert times == sorted(times)
-            assert totals == sorted(totals)
-            assert 0 <= times[0] <= times[-1] == round(run.duration_s, 3)
-            assert abs(totals[-1] - 1_000 * books.cost[agent]) <= len(COST_RESOURCES)
-            assert abs(totals[-1] - 1_000 * cost.cost_microusd) < 1_000 * len(COST_RESOURCES)
-        last = found.over_time[-1]
-        assert abs(last.bill_nanousd + 1_000 * books.cost["machine"]) <= 2 * len(COST_RESOURCES)
-        assert last.revenue_nanousd == 1_000 * found.total.revenue_microusd
-
-
-def test_an_agent_has_cost_nothing_before_it_began(demo: Demo) -> None:
-    """The ledger's clock and the picture's are one."""
-    run = demo.figures.runs[0]
-    for agent, cost in ledger(run).agents.items():
-        began_s = min(turn.start_s for turn in run.turns if turn.agent == agent)
-        assert all(point.total_nanousd == 0 for point in cost.points if point.t_s < began_s - 0.05)
+            assert abs(cost - books.cost[agent]) < len(COST_RESOURCES)
 
 
 def test_the_table_adds_up_as_it_is_printed(demo: Demo) -> None:
@@ -251,32 +230,8 @@ def test_no_figure_is_cut_on_a_narrow_screen(demo: Demo, width: int) -> None:
     closing = out.getvalue().split("Cost and revenue")[1]
     assert "…" not in closing
     assert max(map(len, closing.splitlines())) <= width
-    assert closing.count("Birch (default)") >= (2 if width == 80 else 1)
+    assert "Birch (default)" in closing
     assert f"{demo.first.bill_microusd:,}" in closing
-
-
-def test_every_agent_is_in_the_cost_picture(demo: Demo) -> None:
-    scale = common_scale(demo.figures.runs)
-    for at, run in enumerate(demo.figures.runs):
-        svg = ElementTree.fromstring(draw_costs(run, demo.figures.customers, scale, f"cost-{at}"))
-        assert [svg[0].tag, svg[1].tag] == ["title", "desc"]
-        lanes = {group.get("data-agent"): group for group in svg.iter("g") if group.get("class") == "lane"}
-        assert list(lanes) == list(run.lanes)
-        for agent, group in lanes.items():
-            amount = next(text.text for text in group.iter("text") if text.get("class") == "amount")
-            assert amount == f"{ledger(run).agents[str(agent)].cost_microusd:,}"
-            drawn = {str(path.get("class")).removeprefix("cost-") for path in group.iter("path")}
-            assert "compute" in drawn
-            assert drawn <= set(LAYERS)
-
-
-def test_the_pointer_reads_the_same_costs(demo: Demo) -> None:
-    found = re.search(r'<script type="application/json" id="costs">(.*?)</script>', demo.page, re.DOTALL)
-    assert found is not None
-    for run, data in zip(demo.figures.runs, json.loads(found[1]), strict=True):
-        for agent, cost in ledger(run).agents.items():
-            assert data[agent][-1][0] == cost.points[-1].t_s
-            assert sum(data[agent][-1][1:]) == cost.points[-1].total_nanousd
 
 
 def test_a_file_of_before_the_ledger_still_makes_a_page(demo: Demo) -> None:
@@ -287,11 +242,9 @@ def test_a_file_of_before_the_ledger_still_makes_a_page(demo: Demo) -> None:
     page, out = render_page(old), io.StringIO()
     print_report(Console(file=out, width=132), old)
     assert all(run.ledger is None for run in old.runs)
-    assert "<figure data-cost" not in page
-    assert "What each agent cost" not in page
+    assert "Cost and revenue" not in page
     assert "verify" not in out.getvalue()
     assert cost_sentences(old.runs[0]) == []
-    assert draw_costs(old.runs[0], old.customers, common_scale(old.runs), "c") == ""
 
 
 def test_wrong_books_are_said_to_be_wrong(demo: Demo) -> None:

@@ -93,14 +93,14 @@ def test_json_comes_back_as_it_went() -> None:
     figures = fake_figures()
     data = figures.to_json()
     assert read_json(data) == figures
-    assert json.loads(data)["schema"] == SCHEMA == "stepwell.demo/2"
+    assert json.loads(data)["schema"] == SCHEMA == "stepwell.demo/3"
 
 
 def test_json_keeps_to_its_schema() -> None:
     schema = msgspec.json.schema(DemoFigures)
     assert set(json.loads(fake_figures().to_json())) == set(schema["$defs"]["DemoFigures"]["properties"])
     with pytest.raises(msgspec.ValidationError):
-        read_json(b'{"schema": "stepwell.demo/2", "date": 7}')
+        read_json(b'{"schema": "stepwell.demo/3", "date": 7}')
 
 
 def test_no_key_gets_into_the_figures() -> None:

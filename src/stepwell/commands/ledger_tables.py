@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stepwell.commands.fitting import UNBOUNDED, fitted
+from stepwell.console.fitting import UNBOUNDED, fitted
 from stepwell.ledger.export import usd
 from stepwell.ledger.grouping import Group
 from stepwell.ledger.margin import STORAGE, Exchange, Margin, MarginGroup

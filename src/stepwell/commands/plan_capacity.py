@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
-from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice, named_parts
 from stepwell.commands.plan_output import progress, write_page
+from stepwell.console.fitting import fitted
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.economics.splits import KINDS, cheapest

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_contract_page import contract_page
 from stepwell.commands.plan_output import amount, billions, progress, write_page
+from stepwell.console.fitting import fitted
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.economics.cash import Cash, cash_flow

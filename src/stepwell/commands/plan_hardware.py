@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from stepwell.commands import plan_training
-from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice, named_parts
 from stepwell.commands.plan_output import progress, write_page
 from stepwell.commands.plan_training import TrainingChoice, divided, split_answer
+from stepwell.console.fitting import fitted
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.economics.generations import Split

@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import (
     HEAD,
@@ -22,6 +21,7 @@ from stepwell.commands.plan_flash import (
     table_of,
 )
 from stepwell.commands.plan_output import progress, write_page
+from stepwell.console.fitting import fitted
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.economics.list_prices import (

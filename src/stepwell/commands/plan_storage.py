@@ -12,8 +12,8 @@ from rich.table import Table
 
 from stepwell.catalogue.kv import kv_bytes
 from stepwell.catalogue.load import entry
-from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_output import write_page
+from stepwell.console.fitting import fitted
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.economics.changes import decimals

@@ -11,7 +11,6 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import track
 
-from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_output import write_page
 from stepwell.commands.replay_machine import (
     PricedRun,
@@ -22,6 +21,7 @@ from stepwell.commands.replay_machine import (
     priced_table,
 )
 from stepwell.commands.replay_page import changed_machine, elsewhere_page, policies_page
+from stepwell.console.fitting import fitted
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_output import write_page
+from stepwell.console.fitting import fitted
 from stepwell.report import charts
 from stepwell.report.page import Page
 from stepwell.simulate.books import TierMoney

@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import percent
 from stepwell.commands.plan_output import kept, progress, write_page
@@ -18,6 +17,7 @@ from stepwell.commands.study_amplification_played import (
     HEAD as PLAYED_HEAD,
 )
 from stepwell.commands.study_amplification_played import PlayedLoad, play_amplified, played_answer
+from stepwell.console.fitting import fitted
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.economics.list_prices import (

@@ -13,8 +13,8 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_output import kept, progress, write_page
+from stepwell.console.fitting import fitted
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.console.stopping import told_to_stop

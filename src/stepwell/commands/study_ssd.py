@@ -13,11 +13,11 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import named_parts
 from stepwell.commands.plan_output import kept, progress, write_page
 from stepwell.commands.study_ssd_plan import HEAD as PLAN_HEAD
 from stepwell.commands.study_ssd_plan import FullReplica, full_replica
+from stepwell.console.fitting import fitted
 from stepwell.console.options import HtmlOption, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput

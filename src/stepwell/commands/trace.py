@@ -13,9 +13,9 @@ from rich.tree import Tree
 from stepwell.agents.events import TurnUsage
 from stepwell.agents.tracing import AgentTrace, Trace, TraceStep, perfetto, read_trace
 from stepwell.basics.units import counted
-from stepwell.commands.fitting import UNBOUNDED
 from stepwell.commands.run_view import brief, usd
 from stepwell.commands.trace_otlp import send
+from stepwell.console.fitting import UNBOUNDED
 from stepwell.console.options import ResultOption, writable
 from stepwell.console.output import report_console, write_json
 from stepwell.errors import BadInput

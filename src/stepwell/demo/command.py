@@ -30,7 +30,7 @@ from stepwell.demo.page import render_page
 from stepwell.demo.plan import Rehearsal, TextCounter, capacity_for, held_tokens, rehearse, without_tiers
 from stepwell.demo.record import Capacity, DemoCustomer, DemoRun
 from stepwell.demo.report import make_console, print_end, print_plan, print_report, say
-from stepwell.demo.screen import Screen, make_screen
+from stepwell.demo.screen import PlainScreen, make_screen
 from stepwell.engines.models import base_model_note
 from stepwell.errors import BadInput, StepwellError
 from stepwell.launch import assemble
@@ -194,7 +194,9 @@ def perform(stage: Stage, options: Options, console: Console) -> list[DemoRun]:
     return runs
 
 
-def perform_one(stage: Stage, capacity: Capacity, name: str, screen: Screen, console: Console) -> DemoRun:
+def perform_one(
+    stage: Stage, capacity: Capacity, name: str, screen: PlainScreen, console: Console
+) -> DemoRun:
     """One run on a server of its own, and what its ledger says when it is gone."""
     settings = sized(stage.settings, capacity)
     agents, turns = stage.rehearsal.agents, stage.rehearsal.turns
@@ -204,9 +206,7 @@ def perform_one(stage: Stage, capacity: Capacity, name: str, screen: Screen, con
     books = settings.ledger
     assert books.path is not None
     try:
-        run.ledger = read_ledger(
-            books.path, run.agents, run.began_us, run.duration_s, books.price_book, books.cost_book
-        )
+        run.ledger = read_ledger(books.path, run.agents, books.price_book, books.cost_book)
     except LedgerError as error:  # the run itself went well, and its figures are worth minutes
         say(console, f"What it cost is not known: {error}")
     return run

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
-from stepwell.demo.books import COST_RESOURCES, CostLine, LedgerFigures, MachineLine
+from stepwell.demo.books import COST_RESOURCES, CostLine, LedgerFigures
 from stepwell.demo.figures import CustomerFigures, RunFigures
 from stepwell.demo.tables import TextTable
 from stepwell.ledger.types import Kind, Resource
 
 COLUMNS = (
-    "",
-    "requests",
-    "visible",
-    "interm.",
-    "per visible",
-    "compute",
-    "device",
-    "host",
-    "disk",
-    "wear",
-    "cost",
-    "revenue",
-    "margin",
+    *("", "requests", "visible", "interm.", "per visible"),
+    *("compute", "device", "host", "disk", "wear", "cost", "revenue", "margin"),
 )
-TOKEN_COLUMNS = 5
-"""Those with the name; the rest is money."""
 MACHINE_ROWS = {
     Kind.IDLE.value: "idle",
     Kind.OVERHEAD.value: "overhead of the loop",
@@ -39,64 +27,50 @@ def cost_table(run: RunFigures, customers: Sequence[CustomerFigures]) -> TextTab
     books = run.ledger
     if books is None:
         return None
-    tiers = {customer.name.lower(): f"{customer.name} ({customer.service_tier})" for customer in customers}
+    names = {customer.name.lower(): f"{customer.name} ({customer.service_tier})" for customer in customers}
     rows: list[tuple[str, ...]] = []
-    strong: list[int] = []
     for customer in books.customers:
-        strong.append(len(rows))
-        rows.append(_row(tiers.get(customer.customer, customer.customer), customer))
+        rows.append(_row(names.get(customer.customer, customer.customer), customer))
         rows += [_row(f"  {line.role}", line) for line in books.lines if line.customer == customer.customer]
-    strong.append(len(rows))
     rows.append(_row("all agents", books.total))
-    for kind, machine_line in books.machine.items():
-        if _needed(kind, machine_line):
-            rows.append(_machine_row(MACHINE_ROWS[kind], machine_line))
-    strong.append(len(rows))
-    rows.append(_bill_row(books))
+    for kind, line in books.machine.items():
+        if kind != Kind.UNATTRIBUTED.value or any(line.amounts.values()):
+            name, *cells = _row(MACHINE_ROWS[kind], line)
+            rows.append((name, "", "", "", "", *cells[4:-2], "", ""))
+    rows.append(_row("the machine", _bill(books)))
+    strong = tuple(at for at, row in enumerate(rows) if row[1] and not row[0].startswith(" "))
     title = f"Cost and revenue, {run.name[:1].lower()}{run.name[1:]} (tokens; u$: millionths of a dollar)"
-    return TextTable(title, COLUMNS, tuple(rows), tuple(strong), TOKEN_COLUMNS)
-
-
-def _needed(kind: str, line: MachineLine) -> bool:
-    return kind != Kind.UNATTRIBUTED.value or any(line.amounts.values())
+    return TextTable(title, COLUMNS, tuple(rows), strong)
 
 
 def _row(name: str, line: CostLine) -> tuple[str, ...]:
+    """What is there and too small to be written in whole micro-dollars does not look like nothing."""
     amplification = line.amplification
+    costs = ((line.cost_microusd[one.value], line.amounts[one.value]) for one in COST_RESOURCES)
     return (
         name,
         f"{line.requests:,}",
         f"{line.visible_tokens:,}",
         f"{line.intermediate_tokens:,}",
         "-" if amplification is None else f"{amplification:,.1f}",
-        *_costs(line.cost_microusd, line.amounts),
+        *("<1" if amount and not microusd else f"{microusd:,}" for microusd, amount in costs),
         f"{line.total_cost_microusd:,}",
         f"{line.revenue_microusd:,}",
         f"{line.margin_microusd:,}",
     )
 
 
-def _money(microusd: int, amount: int) -> str:
-    """What is there and too small to be written in whole micro-dollars does not look like nothing."""
-    return "<1" if amount and not microusd else f"{microusd:,}"
-
-
-def _costs(cost: Mapping[str, int], amounts: Mapping[str, int]) -> tuple[str, ...]:
-    return tuple(_money(cost[r.value], amounts[r.value]) for r in COST_RESOURCES)
-
-
-def _machine_row(name: str, line: MachineLine) -> tuple[str, ...]:
-    costs = _costs(line.cost_microusd, line.amounts)
-    return (name, "", "", "", "", *costs, f"{line.total_cost_microusd:,}", "", "")
-
-
-def _bill_row(books: LedgerFigures) -> tuple[str, ...]:
-    """Everything above it that is not a part of another line, added up."""
-    parts: list[CostLine | MachineLine] = [books.total, *books.machine.values()]
-    cost = {r.value: sum(part.cost_microusd[r.value] for part in parts) for r in COST_RESOURCES}
-    amounts = {r.value: sum(part.amounts[r.value] for part in parts) for r in COST_RESOURCES}
-    bill = (f"{books.bill_microusd:,}", f"{books.total.revenue_microusd:,}", f"{books.margin_microusd:,}")
-    return (*_row("the machine", books.total)[:TOKEN_COLUMNS], *_costs(cost, amounts), *bill)
+def _bill(books: LedgerFigures) -> CostLine:
+    """Agents and what is of none, added up."""
+    cost, amounts = Counter(books.total.cost_microusd), Counter(books.total.amounts)
+    for line in books.machine.values():
+        cost.update(line.cost_microusd)
+        amounts.update(line.amounts)
+    total = books.total
+    return CostLine(
+        "", "", cost, amounts, total.requests, total.visible_tokens, total.intermediate_tokens,
+        total.revenue_microusd,
+    )  # fmt: skip
 
 
 def cost_sentences(run: RunFigures) -> list[str]:

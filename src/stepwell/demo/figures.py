@@ -24,7 +24,7 @@ from stepwell.demo.record import (
     DemoTurn,
 )
 
-SCHEMA = "stepwell.demo/2"
+SCHEMA = "stepwell.demo/3"
 ALL = "all"
 
 

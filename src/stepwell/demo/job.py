@@ -27,7 +27,7 @@ from stepwell.agents.tools.workspace import Workspace
 from stepwell.demo.board import RunBoard
 from stepwell.demo.expected import is_right
 from stepwell.demo.record import KV_TIERS, AgentSample, CheckedAnswer, DemoCustomer, DemoRun, Sample
-from stepwell.demo.screen import Screen
+from stepwell.demo.screen import PlainScreen
 from stepwell.errors import StepwellError
 from stepwell.launch.embedded import EmbeddedNode
 from stepwell.library.documents import Document
@@ -96,7 +96,7 @@ def answer_of(document: Document, question: str, text: str) -> CheckedAnswer:
 
 
 async def perform(
-    node: EmbeddedNode, job: DemoJob, run: DemoRun, turns: int, screen: Screen
+    node: EmbeddedNode, job: DemoJob, run: DemoRun, turns: int, screen: PlainScreen
 ) -> Conversations:
     """Run the job to its end. Raises ``StepwellError`` when a crew cannot go on."""
     board = RunBoard(began_s=time.perf_counter())
@@ -136,7 +136,7 @@ async def _session(
 
 
 def run_job(
-    node: EmbeddedNode, job: DemoJob, run: DemoRun, turns: int, screen: Screen
+    node: EmbeddedNode, job: DemoJob, run: DemoRun, turns: int, screen: PlainScreen
 ) -> tuple[DemoRun, Conversations]:
     """One run of the whole job, and all that was said. Raises ``StepwellError``."""
     try:
@@ -154,13 +154,13 @@ def _first(group: BaseExceptionGroup[StepwellError]) -> StepwellError:
     return error
 
 
-async def _watch(node: EmbeddedNode, run: DemoRun, board: RunBoard, screen: Screen) -> None:
+async def _watch(node: EmbeddedNode, run: DemoRun, board: RunBoard, screen: PlainScreen) -> None:
     while True:
         await _look(node, run, board, screen)
         await asyncio.sleep(SAMPLE_S * (1 + len(run.samples) // MAX_SAMPLES))
 
 
-async def _look(node: EmbeddedNode, run: DemoRun, board: RunBoard, screen: Screen) -> None:
+async def _look(node: EmbeddedNode, run: DemoRun, board: RunBoard, screen: PlainScreen) -> None:
     """One look at the server. In a thread: the driver answers between two steps of its loop, and
     waiting for that here would hold up the crews' clocks."""
     snapshot = await asyncio.to_thread(node.node.driver.snapshot)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table as RichTable
+from rich.table import Table
 from rich.text import Text
 
 from stepwell.basics.units import format_size
+from stepwell.console.fitting import fitted
 from stepwell.demo.cost_table import cost_sentences, cost_table
 from stepwell.demo.figures import DemoFigures, marks, same_answers
 from stepwell.demo.record import Capacity, DemoCustomer
@@ -104,33 +104,15 @@ def _answers(console: Console, figures: DemoFigures) -> None:
 
 
 def _print_table(console: Console, table: TextTable) -> None:
-    made = _rich_table(table)
-    if table.fold and _natural_width(console, made) > console.width:
-        for half in table.halves():
-            _print_table(console, half)
-        return
-    say(console, "")
-    console.print(made)
-
-
-def _natural_width(console: Console, table: RichTable) -> int:
-    return Measurement.get(console, console.options.update(width=10 * PLAIN_WIDTH), table).maximum
-
-
-def _rich_table(table: TextTable) -> RichTable:
-    made = RichTable(
-        title=table.title or None,
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        header_style="bright_black",
+    made = Table(
+        title=table.title, title_justify="left", title_style="bold", box=None, header_style="bright_black"
     )
     for number, column in enumerate(table.columns):
-        # A table that is cut where it is too wide keeps its figures whole.
-        made.add_column(column, justify="left" if number == 0 else "right", no_wrap=bool(table.strong))
+        made.add_column(column, justify="right" if number else "left")
     for number, row in enumerate(table.rows):
         made.add_row(*row, style="bold" if number in table.strong else None)
-    return made
+    say(console, "")
+    console.print(fitted(console, made))
 
 
 def print_end(console: Console, figures: DemoFigures, html: Path, json: Path | None, total_s: float) -> None:

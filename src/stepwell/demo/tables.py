@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from stepwell.basics.units import format_size
 from stepwell.demo.books import LedgerFigures
@@ -20,24 +19,6 @@ class TextTable:
     rows: tuple[tuple[str, ...], ...]
     strong: tuple[int, ...] = ()
     """Rows that stand out: sums of others."""
-    fold: int = 0
-    """Where it is cut in two on a narrow screen: columns from here on go below, with the names again. 0:
-    nowhere."""
-
-    def halves(self) -> tuple[TextTable, TextTable]:
-        """The table cut at ``fold``."""
-        left = [row[: self.fold] for row in self.rows]
-        right = [(row[0], *row[self.fold :]) for row in self.rows]
-        columns = self.columns[: self.fold], (self.columns[0], *self.columns[self.fold :])
-        return (
-            replace(self, columns=columns[0], rows=tuple(left), fold=_middle(columns[0])),
-            replace(self, columns=columns[1], rows=tuple(right), fold=_middle(columns[1]), title=""),
-        )
-
-
-def _middle(columns: Sequence[str]) -> int:
-    """Where a half is cut once more, should it be too wide as well; 0: it is one figure beside its name."""
-    return (len(columns) + 1) // 2 if len(columns) > 2 else 0
 
 
 def service_tier_table(run: RunFigures) -> TextTable:

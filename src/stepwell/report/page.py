@@ -35,6 +35,8 @@ class Page:
     answer: str
     """The result in one sentence; it stands at the top."""
     parts: list[str] = field(default_factory=list)
+    style: str = ""
+    """CSS of its own pictures."""
     blocks: list[tuple[str, Any]] = field(default_factory=list)
     """The same without HTML: ``heading`` and ``text`` with a text, ``table`` with rows, its head first."""
 
@@ -73,7 +75,7 @@ class Page:
         return (
             f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
             f'<meta name="viewport" content="width=device-width"><title>{title}</title>'
-            f"<style>{_STYLE}</style></head><body><h1>{title}</h1>"
+            f"<style>{_STYLE}{self.style}</style></head><body><h1>{title}</h1>"
             f'<p class="answer">{html.escape(self.answer)}</p>' + "\n".join(self.parts) + "</body></html>\n"
         )
 

@@ -1,10 +1,8 @@
-// Reads the lane under the pointer out loud: which agent, when, where its tokens lay, and what it had cost.
+// Reads the lane under the pointer out loud: which agent, when, and where its tokens lay.
 "use strict";
 (() => {
   const runs = JSON.parse(document.getElementById("lanes").textContent);
-  const costs = JSON.parse(document.getElementById("costs").textContent);
   const tip = document.getElementById("tip");
-  const PARTS = ["compute", "KV on the device", "KV in host memory", "KV on disk", "wear of the disk"];
 
   function pointAt(points, t) {
     let low = 0, high = points.length - 1, found = null;
@@ -24,45 +22,26 @@
       rows.filter(([, n]) => n > 0).map(([name, n]) => `${name}: ${n}`).join("\n");
   }
 
-  function money(agent, t, point) {
-    if (point === null) return `${agent}\n${t.toFixed(1)} s: nothing yet`;
-    const parts = point.slice(1).map((nanousd) => nanousd / 1000), sum = parts.reduce((a, b) => a + b, 0);
-    return `${agent}\n${t.toFixed(1)} s: ${sum.toFixed(1)} u$ so far\n` +
-      parts.map((n, at) => [PARTS[at], n]).filter(([, n]) => n > 0)
-        .map(([name, n]) => `${name}: ${n.toFixed(2)}`).join("\n");
-  }
-
-  function place(event) {
-    const left = Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8);
-    const top = Math.min(event.clientY + 14, window.innerHeight - tip.offsetHeight - 8);
-    tip.style.left = `${left}px`;
-    tip.style.top = `${top}px`;
-  }
-
-  function listen(figure, lanes, sentence) {
+  document.querySelectorAll("figure[data-run]").forEach((figure) => {
+    const lanes = runs[Number(figure.dataset.run)];
     const svg = figure.querySelector("svg.picture");
     const cursor = svg.querySelector(".cursor");
     const left = Number(svg.dataset.left), right = Number(svg.dataset.right), end = Number(svg.dataset.end);
+    const hide = () => { tip.hidden = true; cursor.setAttribute("visibility", "hidden"); };
 
+    svg.addEventListener("pointerleave", hide);
     svg.addEventListener("pointermove", (event) => {
       const lane = event.target.closest(".lane");
       const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
       if (!lane || at.x < left) { hide(); return; }
       const t = (at.x - left) / (right - left) * end;
-      tip.textContent = sentence(lane.dataset.agent, t, pointAt(lanes[lane.dataset.agent], t));
+      tip.textContent = places(lane.dataset.agent, t, pointAt(lanes[lane.dataset.agent], t));
       tip.hidden = false;
       cursor.setAttribute("x1", at.x);
       cursor.setAttribute("x2", at.x);
       cursor.setAttribute("visibility", "visible");
-      place(event);
+      tip.style.left = `${Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8)}px`;
+      tip.style.top = `${Math.min(event.clientY + 14, window.innerHeight - tip.offsetHeight - 8)}px`;
     });
-
-    function hide() { tip.hidden = true; cursor.setAttribute("visibility", "hidden"); }
-    svg.addEventListener("pointerleave", hide);
-  }
-
-  document.querySelectorAll("figure[data-run]").forEach((figure) =>
-    listen(figure, runs[Number(figure.dataset.run)], places));
-  document.querySelectorAll("figure[data-cost]").forEach((figure) =>
-    listen(figure, costs[Number(figure.dataset.cost)], money));
+  });
 })();

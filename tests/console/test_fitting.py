@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.commands.fitting import fitted
+from stepwell.console.fitting import fitted
 
 
 def shown(width: int) -> str:
