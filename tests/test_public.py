@@ -76,6 +76,21 @@ def test_every_command_explains_itself_with_an_example(spoken: str, command: cli
     assert command.summary.endswith(".")
 
 
+WITHOUT_WORDS = re.compile(r"^│ [* ]*((--?[\w-]+|[A-Z]{2,}(\.\.\.)?) *)+(\[[^]]*\] *)*│$")
+JOINED = re.compile(r"^ *stepwell .* stepwell (?!run)[a-z]")
+
+
+@pytest.mark.parametrize("spoken", [spoken for spoken, _ in COMMANDS])
+def test_help_has_words_for_every_argument_and_a_line_for_every_example(
+    spoken: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block of examples right behind the first sentence would be set as one paragraph."""
+    monkeypatch.setenv("COLUMNS", "160")
+    assert cli.run([*spoken.split(), "--help"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line for line in shown if WITHOUT_WORDS.match(line) or JOINED.match(line)] == []
+
+
 # "page" measures nothing.
 @pytest.mark.parametrize("name", [one.name for one in cli.GROUPS["bench"][1] if one.name != "page"])
 def test_every_bench_has_a_quick_run_and_figures_for_machines(

@@ -262,6 +262,33 @@ def test_the_words_are_those_of_names_md() -> None:
     assert not wrong
 
 
+PERSONS = re.compile(r"\b(nobody|somebody|whoever|everybody|anybody)\b", re.IGNORECASE)
+ARM = "everybody"  # the arm of `bench pressure` with KV for all agents: kept results have that name
+PERSONS_MEANT = {
+    "docs/models.md": (ARM,),
+    "src/stepwell/bench/server/pressure.py": (ARM,),
+    "src/stepwell/economics/new_contract.toml": ("nobody's offer", "nobody renews"),
+    "src/stepwell/engines/prose.py": ("nobody had asked",),
+    "src/stepwell/review/sample_week/documents-events.md": ("somebody said",),
+    "src/stepwell/simulate/traces.py": ('"everybody"',),  # a tenant: it is in recorded decisions
+}
+"""By file: what a line may say. Pages and charts of benchmarks are made of kept results."""
+
+
+def test_a_thing_is_not_called_somebody() -> None:
+    """Turns, processes and accounts are things: a sentence names them. Nobody is for persons."""
+    wrong = [
+        f"{where(path)}:{number} {line.strip()}"
+        for path, text in text_files()
+        for name in [str(path.relative_to(ROOT))]
+        if name.startswith(("src/", "docs/", "README", "CONTRIBUTING"))
+        and not name.startswith(("docs/benchmarks", "docs/charts", "src/stepwell/server/page/assets/vendor"))
+        for number, line in enumerate(text.splitlines(), 1)
+        if PERSONS.search(line) and not any(said in line for said in PERSONS_MEANT.get(name, ()))
+    ]
+    assert not wrong
+
+
 def test_nothing_is_left_for_later() -> None:
     marks = re.compile(r"\b(" + "|".join(["FIX" + "ME", "XX" + "X", "TO" + "DO", "HA" + "CK"]) + r")\b")
     left = [

@@ -321,7 +321,7 @@ def build_app(tokens: Sequence[str] = ()) -> App:
         help_format="markdown",
         suppress_keyboard_interrupt=False,
         # No "--empty-ask": an empty list is said by saying nothing.
-        default_parameter=Parameter(negative_iterable=""),
+        default_parameter=Parameter(negative_iterable="", show_default=_told_default),
     )
     for command in TOP:
         _mount(app, command, tokens)
@@ -331,6 +331,11 @@ def build_app(tokens: Sequence[str] = ()) -> App:
             _mount(group, command, tokens)
         app.command(group)
     return app
+
+
+def _told_default(value: object) -> str | None:
+    """What help says of a default; nothing of one that is empty or off."""
+    return None if value is False or value in (None, "", (), []) else str(value)
 
 
 def _mount(app: App, command: Command, tokens: Sequence[str]) -> None:
@@ -382,9 +387,14 @@ def run(tokens: Sequence[str]) -> int:
 
 
 def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
-    """Print the completion script of a shell. Example:
+    """Print the completion script of a shell.
 
-    stepwell completion bash > ~/.local/share/bash-completion/completions/stepwell
+    Example: ``stepwell completion bash > ~/.local/share/bash-completion/completions/stepwell``
+
+    Parameters
+    ----------
+    shell
+        The shell that is to complete commands and flags.
     """
     print(build_app().generate_completion(shell=shell))
 

@@ -75,11 +75,12 @@ def main(
 ) -> int:
     """Make docs/benchmarks.md, a page for each benchmark, and the charts, from the kept results.
 
+    A new run of a benchmark replaces its file in bench/results; prose about it is in the .md file beside it.
+    For example:
+
         stepwell bench pressure --peer --json bench/results/pressure.json
         stepwell bench page
         stepwell bench page --check
-
-    A new run of a benchmark replaces its file in bench/results; prose about it is in the .md file beside it.
     """
     read = load(results)
     made = pages(read)

@@ -70,7 +70,7 @@ def calibrate(
     file
         A recording, measured points, the folder of a run, or a ``.tar.gz`` of those.
     hold_out
-        Of a ``.tar.gz``: predict each run from the others.
+        With a ``.tar.gz``: predict each run from the others.
     out
         Write the machine or the constants here.
     """

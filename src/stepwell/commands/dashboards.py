@@ -15,7 +15,7 @@ from stepwell.errors import BadInput
 
 
 def export(
-    directory: Path,
+    directory: Annotated[Path, Parameter(help="The folder for all files.")],
     *,
     json_output: Annotated[
         bool, Parameter(name="--json", negative="", show_default=False, help="Say as JSON what was written.")

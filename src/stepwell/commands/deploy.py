@@ -84,7 +84,7 @@ def deploy(
         Where nodes are started: as processes of this machine, or as actors of Ray, with the front end as a
         Ray Serve application.
     ray_address
-        Of a Ray that runs, such as auto or ray://HOST:10001; default: one is started on this machine.
+        Address of a Ray that runs, such as auto or ray://HOST:10001; default: one is started on this machine.
     fronts
         Replicas of the front end on Ray.
     """

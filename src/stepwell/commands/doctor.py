@@ -61,7 +61,7 @@ class DoctorFlags:
     disk_kv: str | None = None
     """Bound of KV on disk; 0 leaves the disk out."""
     disk_dir: Path | None = None
-    """Where it would lie. It is measured in a temporary directory beside it."""
+    """Directory for KV on disk. It is measured in a temporary directory beside it."""
     objects: str | None = None
     """An object store that nodes share: s3://bucket/folder, or a folder's path. One object is written there,
     read and removed."""

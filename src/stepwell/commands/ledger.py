@@ -66,7 +66,7 @@ def statement(
     """What customers used and were charged: requests, tokens, money.
 
     A request counts when it ended; a correction when it was made. Tokens are *visible* when they were
-    shown to the one who asked, and *intermediate* when other agents and tools got them.
+    shown to the person who asked, and *intermediate* when other agents and tools got them.
 
     Example: ``stepwell ledger statement --by tenant,model --since 30d``
 
@@ -117,9 +117,9 @@ def margin(
     limit: Limit = 20,
     json_file: ResultOption = None,
 ) -> int:
-    """Revenue against what the machine's compute, memory and wear cost, and who displaced whom.
+    """Revenue against what the machine's compute, memory and wear cost, and which agents displaced which.
 
-    What agents used, idle time, overhead and what has no name to it come to the machine's bill.
+    What agents used, idle time, overhead and what is not attributed add up to the machine's bill.
     Each run is priced by the cost book it had.
 
     Example: ``stepwell ledger margin --by tenant,role --since 24h``

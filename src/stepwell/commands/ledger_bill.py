@@ -55,7 +55,7 @@ def bill(
     pdf_file: Annotated[
         Path | None, Parameter(name="--pdf", help="Write it as a PDF here, too.", validator=ending_in(".pdf"))
     ] = None,
-    issuer: Annotated[str, Parameter(help="Who sends it; stands at the top.")] = "",
+    issuer: Annotated[str, Parameter(help="Name of the sender, at the top of the page.")] = "",
     price_book: PriceBookFlag = None,
     timezone: Timezone = "UTC",
     ledger: Ledger = None,

@@ -31,7 +31,7 @@ class Where:
     key: Annotated[str | None, Parameter(env_var="OPENAI_API_KEY", help="The API key for it.")] = None
     dir: Annotated[Path | None, Parameter(help="A library's directory. Default: as for 'serve'.")] = None
     config: Annotated[Path | None, Parameter(help="The settings file of the server it belongs to.")] = None
-    tenant: Annotated[str, Parameter(help="Whose documents, in a directory.")] = "local"
+    tenant: Annotated[str, Parameter(help="The tenant whose documents are meant, in a directory.")] = "local"
 
     def place(self) -> LibraryPlace:
         """Raises ``BadInput``."""
@@ -45,7 +45,13 @@ class Where:
 HERE = Where()
 
 
-def add(files: list[Path], /, *, where: Where = HERE, json_file: ResultOption = None) -> int:
+def add(
+    files: Annotated[list[Path], Parameter(help="Documents to add.")],
+    /,
+    *,
+    where: Where = HERE,
+    json_file: ResultOption = None,
+) -> int:
     """Add documents: text, Markdown, HTML, PDF, CSV or Parquet.
 
     Each is read once and kept as it is, with its text. Agents attach it by its id. What cannot be read is
@@ -96,7 +102,13 @@ def list_(*, where: Where = HERE, json_file: ResultOption = None) -> None:
     write_json(json_file, {"files": files})
 
 
-def rm(ids: list[str], /, *, where: Where = HERE, json_file: ResultOption = None) -> int:
+def rm(
+    ids: Annotated[list[str], Parameter(help="Their ids, as 'stepwell library list' shows them.")],
+    /,
+    *,
+    where: Where = HERE,
+    json_file: ResultOption = None,
+) -> int:
     """Remove documents. Example: ``stepwell library rm file-0123456789abcdef01234567``
 
     Exit code 0: all are gone; 1: some were not there.
@@ -116,7 +128,7 @@ def rm(ids: list[str], /, *, where: Where = HERE, json_file: ResultOption = None
 
 
 def search(
-    question: str,
+    question: Annotated[str, Parameter(help="What the passages are to be about.")],
     /,
     *,
     files: Annotated[

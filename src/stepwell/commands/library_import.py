@@ -53,7 +53,7 @@ class ImportBounds:
 
 
 def import_(
-    url: Annotated[str, Parameter(env_var="STEPWELL_WAREHOUSE", show_env_var=True)],
+    url: Annotated[str, Parameter(env_var="STEPWELL_WAREHOUSE", show_env_var=True, help="The warehouse.")],
     /,
     *,
     tables: Annotated[

@@ -32,7 +32,7 @@ class Choice:
     tpot_ms: float = 60.0
     """Target: milliseconds per output token."""
     engine: str = "all"
-    """Whose constants: all, vllm, trtllm or sglang."""
+    """The engine whose constants are used: all, vllm, trtllm or sglang."""
     constants: Path | None = None
     """Constants of 'stepwell calibrate --out' instead of those that ship."""
     ssd: str = "ssd-1dwpd"

@@ -145,7 +145,7 @@ def contract(
     draws_count
         How many times all uncertain inputs are drawn together; 0 leaves it out.
     seed
-        Of these draws.
+        Seed of these draws.
     """
     if new:
         return _begin(file)

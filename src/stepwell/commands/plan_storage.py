@@ -61,7 +61,7 @@ def storage(
     users
         People who use the product in a day.
     model
-        Whose KV is spilled.
+        The model whose KV is spilled, of 'stepwell catalogue models'.
     ssd
         The disks: a memory of 'stepwell catalogue hardware'.
     copies

@@ -19,6 +19,7 @@ from stepwell.basics.this_machine import machine
 from stepwell.commands.profile_places import PlacesWanted, ProfileServers
 from stepwell.commands.profile_trial import (
     AtOnceOption,
+    CrewArgument,
     Half,
     ItemsOption,
     KeyOption,
@@ -46,7 +47,7 @@ from stepwell.launch.crew_servers import Given, ServerOption
 
 
 def fit(
-    crew: str,
+    crew: CrewArgument,
     /,
     *,
     tasks: TasksOption,
@@ -133,15 +134,15 @@ def _last_line(found: Fit) -> str:
 
 
 def show(
-    crew: str,
+    crew: CrewArgument,
     /,
     *,
     profile: Annotated[str, option("pro, flash, another of the crew's own, or a file. [flash]")] = FLASH,
     json_file: JsonOption = None,
 ) -> int:
-    """What a profile makes of a crew: who is left, with which settings, and what tokens are worth.
+    """What a profile makes of a crew: which roles are left, with which settings, and what tokens are worth.
 
-    Example:
+    An example:
 
         stepwell profile show code --profile flash
     """
@@ -176,7 +177,7 @@ def _settings(crew: Crew) -> dict[str, dict[str, Any]]:
 
 
 def tasks(
-    task_set: str,
+    task_set: TasksOption,
     /,
     *,
     half: Annotated[Half, option("Which items: held-out, fit or all. [all]")] = "all",
@@ -184,7 +185,7 @@ def tasks(
 ) -> int:
     """Look at a task set: a line of JSON for the set and one for each item, as --tasks FILE reads them.
 
-    Example:
+    Examples, to read one and to begin one of your own:
 
         stepwell profile tasks sums --items 3
         stepwell profile tasks facts > mine.jsonl

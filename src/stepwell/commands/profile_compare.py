@@ -16,6 +16,7 @@ from stepwell.basics.this_machine import machine
 from stepwell.commands.profile_places import PlacesWanted, ProfileServers
 from stepwell.commands.profile_trial import (
     AtOnceOption,
+    CrewArgument,
     Half,
     ItemsOption,
     KeyOption,
@@ -41,7 +42,7 @@ from stepwell.launch.crew_servers import Given, ServerOption
 
 
 def compare(
-    crew: str,
+    crew: CrewArgument,
     /,
     *,
     tasks: TasksOption,

@@ -33,6 +33,7 @@ def option(text: str) -> Parameter:
     return Parameter(help=text, show_default=False)
 
 
+CrewArgument = Annotated[str, option("A crew that ships, or a TOML or YAML file.")]
 TasksOption = Annotated[
     str, option("A task set that ships (functions, facts, sums, tables), or a JSONL file.")
 ]
@@ -45,7 +46,7 @@ ModelOption = Annotated[
         negative="",
     ),
 ]
-SeedOption = Annotated[int, option("Of the models' choices. [0]")]
+SeedOption = Annotated[int, option("Seed of the models' choices. [0]")]
 ItemsOption = Annotated[OptionalPositive, option("At most so many items of each half. [all]")]
 AtOnceOption = Annotated[Positive, option(f"Sessions at once. [{SESSIONS}]")]
 MemoOption = Annotated[Path | None, option("Where turns are remembered. [beside the ledger's books]")]

@@ -108,9 +108,9 @@ def _checked(facts: Facts, verdicts: Sequence[Verification]) -> dict[str, int]:
 def verify(page: Path, *, json_file: ResultOption = None) -> int:
     """Check a review from its page alone: every number against its bytes, every word between them.
 
-        stepwell review verify out/review/review-2025-12-12.en.html
+    It exits with 1 where anything does not hold, and says what. Example:
 
-    It exits with 1 where anything does not hold, and says what.
+        stepwell review verify out/review/review-2025-12-12.en.html
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def verify(page: Path, *, json_file: ResultOption = None) -> int:
 def explain(cell: str = "", *, week: str = SAMPLE_WEEK, from_: From = None) -> int:
     """Say how a figure of a review came to be; without its name, list the figures.
 
-        stepwell review explain w.SPX.change
+    Example: ``stepwell review explain w.SPX.change``
 
     Parameters
     ----------

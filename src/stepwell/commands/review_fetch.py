@@ -22,6 +22,8 @@ def fetch(
     """Ask the sources for the replies of a week; writing is another command, so that it repeats to the
     byte.
 
+    Examples, with all sources and with two:
+
         stepwell review fetch --week 2026-01-16 --into january
         stepwell review fetch --week 2026-01-16 --into january --source treasury --source nyfed
 

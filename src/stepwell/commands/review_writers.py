@@ -27,20 +27,20 @@ from stepwell.review.writer import Draft, from_templates
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class Writers:
-    """Who writes."""
+    """What writes."""
 
     level: Level = "templates"
-    """Who writes: templates alone; choose, a model orders each section's sentences and chooses a form for
+    """What writes: templates alone; choose, a model orders each section's sentences and chooses a form for
     each, in both languages; write, it words them in English. It never writes a number; what does not pass
     falls back to the template."""
     server: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
-    """Where the crew's model is, as for 'stepwell run'; without it, one is started."""
+    """Address of the crew's model, as for 'stepwell run'; without it, one is started."""
     model: str = ""
     """The model of the crew."""
     key: str | None = None
     """The server's API key; else OPENAI_API_KEY."""
     seed: int = 0
-    """Of the crew's sampling."""
+    """Seed of the crew's sampling."""
     crew: Path | None = None
     """A crew of your own with the roles of examples/crews/review.toml, TOML or YAML. [the one that ships]"""
     profile: str = PRO

@@ -39,6 +39,8 @@ from stepwell.commands.run_flags import (
     AskOption,
     AttachOption,
     BudgetOption,
+    CrewArgument,
+    FileArgument,
     KeyOption,
     LibraryOption,
     LimitOption,
@@ -89,9 +91,9 @@ DATA_TOOLS = frozenset({"sql", "tables", "chart"})
 
 
 def run(
-    crew: str,
+    crew: CrewArgument,
     /,
-    *files: Path,
+    *files: FileArgument,
     ask: AskOption = (),
     server: ServerOption = (),
     key: KeyOption = None,

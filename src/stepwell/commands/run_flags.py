@@ -30,16 +30,18 @@ AskOption = Annotated[
         negative="",
     ),
 ]
+CrewArgument = Annotated[str, option("A crew that ships, or a TOML or YAML file.")]
+FileArgument = Annotated[Path, option("A document, a table or tests that it works on (repeat for more).")]
 KeyOption = Annotated[str | None, option("Its API key. [$OPENAI_API_KEY]")]
 RunModelOption = Annotated[
-    str | None, option("Of roles that name none; for servers of its own smollm2 or a GGUF file. [smollm2]")
+    str | None, option("For roles that name none; for servers of its own smollm2 or a GGUF file. [smollm2]")
 ]
 ProfileOption = Annotated[
     str, option("The crew as it is written (pro), flash, another of its own, or a file. [pro]")
 ]
 BudgetOption = Annotated[str | None, option("USD that the session may cost, where the server says it.")]
 LimitOption = Annotated[Sequence[str], Parameter(help=LIMIT_HELP, show_default=False, negative="")]
-RunSeedOption = Annotated[int, option("Of the models' choices and of waits. [0]")]
+RunSeedOption = Annotated[int, option("Seed of the models' choices and of waits. [0]")]
 ResumeOption = Annotated[Path | None, option("Go on with this session, with the same crew and files.")]
 OutputOption = Annotated[
     Path | None, option("Where charts and files of tools go. [a directory that goes away]")

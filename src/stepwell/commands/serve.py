@@ -57,7 +57,7 @@ def serve(
     headers X-Session-ID and X-Agent-ID where a client sends them.
 
     Without API keys the server listens on loopback only and all requests belong to one tenant.
-    Each request that has ended is one line on standard error: who asked, its status, and how long it
+    Each request that has ended is one line on standard error: its caller, its status, and how long it
     queued, computed and decoded; --log-format json for machines, [log] access = false for none.
 
     'stepwell serve --check' with the same flags says what is wrong with the settings, port, model, books and

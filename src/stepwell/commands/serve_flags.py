@@ -36,13 +36,13 @@ class ServeFlags:
     ] = None
     host_kv: Annotated[str | None, option("Host memory for KV, like 512MiB or 2GiB; 0: none. [1GiB]")] = None
     disk_kv: Annotated[str | None, option("Disk room for KV; 0: none. [4GiB]")] = None
-    disk_dir: Annotated[Path | None, option("Where KV on disk lies. [~/.cache/stepwell/kv]")] = None
+    disk_dir: Annotated[Path | None, option("Directory for KV on disk. [~/.cache/stepwell/kv]")] = None
     objects: Annotated[
         str | None, option("KV for all nodes below the disk: s3://bucket/folder, or a folder's path. [none]")
     ] = None
     objects_kv: Annotated[str | None, option("Room for KV there, of all nodes together. [100GiB]")] = None
     host: Annotated[
-        str | None, option("Address to listen on; beyond loopback it takes API keys. [127.0.0.1]")
+        str | None, option("Address to listen on; beyond loopback API keys are required. [127.0.0.1]")
     ] = None
     port: Annotated[int | None, option("Port; 0: any free one. [8000]")] = None
     keys_file: Annotated[Path | None, option("A TOML file with [[keys]]: key, tenant, service_tiers.")] = None
@@ -64,7 +64,7 @@ class ServeFlags:
         str | None, option("How log lines look: text, or json (one object a line). [text]")
     ] = None
     policy: Annotated[
-        str | None, option(f"What leaves a KV tier first when room is needed. [{PolicySettings().name}]")
+        str | None, option(f"Eviction policy: which block leaves a KV tier first. [{PolicySettings().name}]")
     ] = None
     context_tokens: Annotated[
         int | None, option("Longest prompt and answer. [what the model was trained for]")

@@ -79,6 +79,8 @@ def log(
 ) -> int:
     """Show the log: the rules that were tried, and their newest signals.
 
+    Examples, on the screen and as a page:
+
         stepwell signals log
         stepwell signals log --html signals.html --prices prices-SPX.csv
 
@@ -116,9 +118,9 @@ def verify(
 ) -> int:
     """Check a log: the chain, the signatures and, with closes, every signal again.
 
-        stepwell signals verify --prices prices-SPX.csv --head 5f0c...
+    It exits with 1 where anything does not hold, and says what. Example:
 
-    It exits with 1 where anything does not hold, and says what.
+        stepwell signals verify --prices prices-SPX.csv --head 5f0c...
 
     Parameters
     ----------
@@ -151,8 +153,8 @@ def verify(
 def score_(*, prices: Prices, log: Path = LOG, json_file: ResultOption = None) -> int:
     """What the signals would have earned on paper, after costs, beside holding the instrument.
 
-    Only forward signals count. Beside them stands what the rule would have said in hindsight, which all who
-    chose it could look up. All rules that were tried are counted, because the best of many is good by chance.
+    Only forward signals count. Beside them stands what the rule would have said in hindsight, which was known
+    when it was chosen. All rules that were tried are counted, because the best of many is good by chance.
 
         stepwell signals score --prices prices-SPX.csv
 

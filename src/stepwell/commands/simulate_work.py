@@ -34,7 +34,7 @@ class WorkFlags:
     bad_share: float = 0.05
     """Refuse a file with a larger share of malformed lines; fewer are left out and named."""
     closed: bool = False
-    """Of a recording: a turn comes after those that it came after there, and not when it came."""
+    """Play a recording as a closed loop: a turn comes after those that it followed there, not at its time."""
     traces: Path | None = None
     """The directory of the named traces (default: $STEPWELL_TRACES)."""
 

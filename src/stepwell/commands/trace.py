@@ -25,7 +25,7 @@ SHOWN_CHARS = 300
 
 
 def trace(
-    file: Path,
+    file: Annotated[Path, Parameter(help="What 'stepwell run --trace FILE' wrote.")],
     /,
     *,
     text: Annotated[
@@ -53,9 +53,9 @@ def trace(
     ] = (),
     json_file: ResultOption = None,
 ) -> int:
-    """A session step by step: who asked whom, when, for how long, at what cost.
+    """A session step by step: which agent asked which, when, for how long, at what cost.
 
-    FILE is what 'stepwell run --trace FILE' wrote. Times count from the start of the run. Example:
+    Times count from the start of the run. Example:
 
         stepwell run documents report.pdf --ask "Who paid for the well?" --trace trace.jsonl
         stepwell trace trace.jsonl

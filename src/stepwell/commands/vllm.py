@@ -47,8 +47,9 @@ def serve(
     """Run vLLM's own server with Stepwell's host policy, disk tier, scheduler and owners. No fork of vLLM.
 
     What it adds: agents' KV goes to host memory and disk in the order in which it can be spared; the disk
-    is bounded and checked; service tiers decide who goes first; whose a request is comes from its API key,
-    and what clients send of it is removed. Budgets, the ledger and the live page are 'stepwell serve' alone.
+    is bounded and checked; service tiers decide which request goes first; its owner is taken from its API
+    key, and what clients send about that is removed. Budgets, the ledger and the live page are 'stepwell
+    serve' alone.
     Example: stepwell vllm serve models/gemma3 --disk-dir kv --disk-kv 20GiB -- --max-model-len 4096
 
     Parameters
@@ -121,7 +122,7 @@ def convert(gguf: str, folder: Path, *, dtype: str = "bfloat16") -> int:
     folder
         The folder to make; it must not exist.
     dtype
-        Of the weights: bfloat16, float16 or float32.
+        Type of the weights: bfloat16, float16 or float32.
     """
     require_vllm()
     if dtype not in ("bfloat16", "float16", "float32"):

@@ -80,7 +80,7 @@ class Options:
     cost_book: str | None = None
     """What the machine costs: a preset or a TOML file. Default: laptop."""
     seed: int = 0
-    """Of the model's choices and of the time that people read."""
+    """Seed of the model's choices and of the time that people read."""
     engine: Annotated[Literal["llamacpp", "null"], Parameter(show=False)] = "llamacpp"
 
 

@@ -45,7 +45,7 @@ class Hardware:
     kv: Literal["bf16", "fp8"] = "bf16"
     """Precision of the KV."""
     engine: str = "all"
-    """Whose constants: all, vllm, trtllm or sglang."""
+    """The engine whose constants are used: all, vllm, trtllm or sglang."""
     constants: Path | None = None
     """Constants of 'stepwell calibrate --out' instead of those that ship."""
     machine: Path | None = None

@@ -74,9 +74,9 @@ def main(
     count
         How many schemas, each answered once.
     seed
-        Of the first schema; the others follow.
+        Seed of the first schema; the others follow.
     max_tokens
-        Of an answer; a longer one is cut.
+        Most tokens of an answer; a longer one is cut.
     resume
         Go on where a run with the same --json FILE was stopped: answers are kept in FILE.partial as they end.
     large

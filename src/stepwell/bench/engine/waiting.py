@@ -57,6 +57,8 @@ def main(
         Times round the loop, with commas.
     beside
         How many busy programs (default: as many as cores).
+    rounds
+        Repeat everything; medians are quoted (1 with --quick).
     """
     path, cores = resolve_model(model).path, usable_cores()
     tried = [ITS_OWN, *map(str, numbers_of("--spins", spins, "times round the loop", 0, 10**9 - 1))]

@@ -139,9 +139,9 @@ def main(
     found = examine_model(model)
     chosen = ARMS if arms is None else words_of("--arms", arms, ARMS)
     workload, quick = QUICK if run.quick else FULL, run.quick
-    everybody = (everybody_tokens or (4_096 if quick else 8_192)) // BLOCK_TOKENS
+    roomy_blocks = (everybody_tokens or (4_096 if quick else 8_192)) // BLOCK_TOKENS
     plan = VllmPlan(
-        model, context_tokens or (960 if quick else 1_984), everybody, everybody // 4,
+        model, context_tokens or (960 if quick else 1_984), roomy_blocks, roomy_blocks // 4,
         size_bytes("--host-kv", host_kv), size_bytes("--disk-kv", disk_kv), workload.clients, dtype,
     )  # fmt: skip
     results = _pressure(plan, workload, chosen, run.progress) if part in ("all", "pressure") else []
