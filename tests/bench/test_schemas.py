@@ -48,12 +48,12 @@ def test_a_run_that_was_stopped_goes_on_with_what_it_had(tmp_path: Path) -> None
     out = tmp_path / "out.json"
     journal = Journal(out, resume=False)
     kept = [SchemaAnswer(seed, [1, 2], "{}", "valid") for seed in (3, 4)]
-    assert [journal.keep(one) for one in kept] == kept
+    assert [journal.keep(one.seed, one) for one in kept] == kept
     partial = tmp_path / "out.json.partial"
     partial.write_bytes(partial.read_bytes() + b'{"seed": 5, "to')
     again = Journal(out, resume=True)
     assert again.known == {3: kept[0], 4: kept[1]}
-    again.keep(SchemaAnswer(6, end="cut"))
+    again.keep(6, SchemaAnswer(6, end="cut"))
     assert list(Journal(out, resume=True).known) == [3, 4, 6]
     assert Journal(out, resume=False).known == {}
     again.done()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from stepwell import cli
 from stepwell.bench.review.arms import Told, plain
 from stepwell.bench.review.judge import Judged, judge
-from stepwell.bench.review.kept import KeptWeeks
+from stepwell.bench.review.review import kept_weeks
 from stepwell.bench.review.weeks import KINDS, made_week
 from stepwell.errors import BadInput
 from stepwell.review.digest import digest
@@ -73,20 +72,16 @@ def test_the_bench_runs(tmp_path: Path) -> None:
     assert results["contradictions"] == {"held": 5, "found": 5, "not_held": 0}
 
 
-def test_a_week_that_is_kept_is_not_run_again(tmp_path: Path) -> None:
-    file, runs = tmp_path / "weeks.jsonl", []
-    key = ("smollm2", "ours", "choose", "sample")
-
-    async def run() -> Told:
-        runs.append(1)
-        return Told(Judged(numbers=3, must=2, said=1), tokens=7)
-
-    first = asyncio.run(KeptWeeks.of(file).told(key, run))
-    again = asyncio.run(KeptWeeks.of(file).told(key, run))
-    assert again == first
-    assert len(runs) == 1
-    asyncio.run(KeptWeeks.of(file).told(("smollm2", "ours", "write", "sample"), run))
-    assert len(runs) == len(file.read_text().splitlines()) == 2
+def test_weeks_are_kept(tmp_path: Path) -> None:
+    file, key = tmp_path / "weeks.jsonl", ("smollm2", "ours", "choose", "sample")
+    told = Told(Judged(numbers=3, must=2, said=1), tokens=7)
+    kept_weeks(file).keep(key, told)
+    assert kept_weeks(file).known == {key: told}
+    kept_weeks(file).keep(("smollm2", "ours", "write", "sample"), told)
+    assert len(file.read_text().splitlines()) == 2
+    with file.open("a") as more:
+        more.write('{"model": "cut of')
+    assert len(kept_weeks(file).known) == len(file.read_text().splitlines()) == 2
     file.write_text("{}\n")
     with pytest.raises(BadInput, match="line 1"):
-        KeptWeeks.of(file)
+        kept_weeks(file)

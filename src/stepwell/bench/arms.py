@@ -8,12 +8,14 @@ floating-point sums depend on.
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stepwell.bench.harness import scratch
 from stepwell.bench.node import TurnLog, driver_for, gathered, load_engine, turn_of
 from stepwell.bench.schedule import Contexts, PlannedTurn, Round, ScheduleShape, rounds
 from stepwell.console.progress import Ticker
@@ -126,27 +128,43 @@ class ArmsJob:
 
     def _arm(self, progress: Ticker, what: str, reference: Sequence[TurnResult] | None) -> list[TurnResult]:
         progress.phase(f"{self.model}: {what}", self.turns)
+        with scratch("exactness") as disk, self.life(disk) as node:
+            return node.arm(reference, first_host_then_disk(reference), progress)
+
+    @contextmanager
+    def life(self, disk: Path) -> Iterator[NodeLife]:
+        """A node's life on this disk, from loading the model to its end."""
         engine, text = self.load(self.model, device_kv_tokens=self.device_kv_tokens, threads=self.threads)
         watch = EngineWatch(engine)
-        with (
-            tempfile.TemporaryDirectory(prefix="stepwell-exactness-") as directory,
-            driver_for(
-                engine,
-                text,
-                host_bytes=HOST_BYTES,
-                disk_bytes=DISK_BYTES,
-                disk_dir=Path(directory),
-                wrap=lambda tiers: gathered(self.wrap(tiers)),
-                always_load=True,
-            ) as driver,
-        ):
-            plan = rounds(
-                self.turns,
-                self.seed,
-                self.shape,
-                lambda words: text.tokenize(words, add_bos=False, parse_special=False),
-            )
-            return Arm(driver, watch, reference, first_host_then_disk(reference)).run(plan, progress)
+        with driver_for(
+            engine,
+            text,
+            host_bytes=HOST_BYTES,
+            disk_bytes=DISK_BYTES,
+            disk_dir=disk,
+            wrap=lambda tiers: gathered(self.wrap(tiers)),
+            always_load=True,
+        ) as driver:
+            yield NodeLife(self, driver, watch, text)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLife:
+    """A node that is up."""
+
+    job: ArmsJob
+    driver: Driver
+    watch: EngineWatch
+    text: TextModel
+
+    def arm(
+        self, reference: Sequence[TurnResult] | None, demotion: Demotion, progress: Ticker
+    ) -> list[TurnResult]:
+        """The whole schedule, once."""
+        job, text = self.job, self.text
+        tokenize = partial(text.tokenize, add_bos=False, parse_special=False)
+        plan = rounds(job.turns, job.seed, job.shape, tokenize)
+        return Arm(self.driver, self.watch, reference, demotion).run(plan, progress)
 
 
 Demotion = Callable[[int], KvTier | None]

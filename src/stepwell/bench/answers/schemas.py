@@ -20,6 +20,7 @@ from jsonschema import Draft202012Validator
 from stepwell.bench.answers import schema_large
 from stepwell.bench.answers.random_schema import random_schema
 from stepwell.bench.harness import BenchRun, RealModelOption, bench
+from stepwell.bench.kept_rows import KeptRows
 from stepwell.console.options import Flag, OptionalPositive
 from stepwell.console.output import table
 from stepwell.console.progress import Ticker
@@ -93,12 +94,13 @@ def main(
             return
         journal = Journal(run.json_file, resume=resume)
         seeds = [one for one in range(seed, seed + count) if one not in journal.known]
-        fresh = [journal.keep(one) for one in answers(engine, text, seeds, run.progress, max_tokens)]
+        for one in answers(engine, text, seeds, run.progress, max_tokens):
+            journal.keep(one.seed, one)
     finally:
         engine.close_engine()
     kept = [one for number, one in journal.known.items() if seed <= number < seed + count]
     run.settings = {"model": file.name, "schemas": count, "seed": seed, "max_tokens": max_tokens}
-    fill(run, sorted([*kept, *fresh], key=lambda one: one.seed))
+    fill(run, sorted(kept, key=lambda one: one.seed))
     run.when_written.append(journal.done)
 
 
@@ -124,45 +126,24 @@ def fill(run: BenchRun, found: list[SchemaAnswer]) -> None:
     run.show(table("Answers under random schemas", ("model", *ENDS), [row]))
 
 
-class Journal:
-    """Answers that have ended, a line each in ``FILE.partial``, so that a long run can be stopped."""
+class Journal(KeptRows[int, SchemaAnswer]):
+    """Answers that have ended, in ``FILE.partial``, by seed."""
 
     def __init__(self, json_file: Path | None, *, resume: bool) -> None:
         beside = json_file is not None and str(json_file) != "-"
-        self._path = Path(f"{json_file}.partial") if beside else None
-        self.known: dict[int, SchemaAnswer] = {}
-        """By seed: what an earlier run has left."""
-        if resume and self._path is None:
+        if resume and not beside:
             raise BadInput("--resume needs --json FILE: answers are kept beside it")
-        if self._path is None:
-            return
-        if resume and self._path.exists():
-            self._read(self._path)
-        else:
-            self._path.write_text("", encoding="utf-8")
-
-    def _read(self, path: Path) -> None:
-        """A last line that was cut off is left out."""
-        for line in path.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n"):
-                said = json.loads(line)
-                self.known[said["seed"]] = SchemaAnswer(**said)
-        path.write_text("".join(map(_line, self.known.values())), encoding="utf-8")
-
-    def keep(self, answer: SchemaAnswer) -> SchemaAnswer:
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(_line(answer))
-        return answer
+        path = Path(f"{json_file}.partial") if beside else None
+        if path is not None and not resume:
+            path.write_text("", encoding="utf-8")
+        super().__init__(
+            path, lambda said: (said["seed"], SchemaAnswer(**said)), lambda _, answer: asdict(answer)
+        )
 
     def done(self) -> None:
         """The report holds everything now."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-
-
-def _line(answer: SchemaAnswer) -> str:
-    return json.dumps(asdict(answer)) + "\n"
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
 def answers(

@@ -8,28 +8,14 @@ the other it is stopped in between and started anew on the same disk. The second
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepwell.bench.arms import (
-    DISK_BYTES,
-    HOST_BYTES,
-    Arm,
-    ArmsJob,
-    Comparison,
-    EngineWatch,
-    TurnResult,
-    same_verdicts,
-)
-from stepwell.bench.node import driver_for, gathered
-from stepwell.bench.schedule import Round, rounds
+from stepwell.bench.arms import ArmsJob, Comparison, TurnResult, same_verdicts
+from stepwell.bench.harness import scratch
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
-from stepwell.engines.base import TextModel
-from stepwell.loop.driver import Driver
 from stepwell.policy.types import KvTier
 
 SHARE = 5
@@ -47,9 +33,9 @@ class Restarted:
 
 def run(job: ArmsJob, progress: Ticker) -> Restarted:
     """Both arms. ``job.turns`` turns, each of them twice in either arm."""
-    with tempfile.TemporaryDirectory(prefix="stepwell-restart-") as folder:
-        first, found = _lived_on(job, progress, Path(folder) / "stays")
-        restarted = _restarted(job, progress, Path(folder) / "restarted", first)
+    with scratch("restart") as folder:
+        first, found = _lived_on(job, progress, folder / "stays")
+        restarted = _restarted(job, progress, folder / "restarted", first)
     made = Restarted(Comparison(job.model), Comparison(job.model))
     for number, (one, two, three) in enumerate(zip(first, found, restarted, strict=True)):
         made.comparison.add(number, two, three)
@@ -60,50 +46,24 @@ def run(job: ArmsJob, progress: Ticker) -> Restarted:
 def _lived_on(job: ArmsJob, progress: Ticker, disk: Path) -> tuple[list[TurnResult], list[TurnResult]]:
     """The turns computed, and the same turns found on the device, in one life."""
     progress.phase(f"{job.model}: the same turns twice, no restart", 2 * job.turns)
-    with _life(job, disk) as (driver, watch, text):
-        first = Arm(driver, watch, None, _stay).run(_plan(job, text), progress)
-        return first, Arm(driver, watch, first, _stay).run(_plan(job, text), progress)
+    with job.life(disk) as node:
+        first = node.arm(None, _stay, progress)
+        return first, node.arm(first, _stay, progress)
 
 
 def _restarted(job: ArmsJob, progress: Ticker, disk: Path, first: Sequence[TurnResult]) -> list[TurnResult]:
     """The turns computed in one life, and found in the next."""
     progress.phase(f"{job.model}: the same turns twice, restarted in between", 2 * job.turns)
-    with _life(job, disk) as (driver, watch, text):
-        Arm(driver, watch, first, _stay).run(_plan(job, text), progress)
-        driver.demote_idle(KvTier.DISK)
-    with _life(job, disk) as (driver, watch, text):
+    with job.life(disk) as node:
+        node.arm(first, _stay, progress)
+        node.driver.demote_idle(KvTier.DISK)
+    with job.life(disk) as node:
         # What one turn brought to the device goes down again: the next round finds all of it on disk, too.
-        return Arm(driver, watch, first, lambda ended: KvTier.DISK).run(_plan(job, text), progress)
+        return node.arm(first, lambda ended: KvTier.DISK, progress)
 
 
 def _stay(ended: int) -> None:
     return None
-
-
-@contextmanager
-def _life(job: ArmsJob, disk: Path) -> Iterator[tuple[Driver, EngineWatch, TextModel]]:
-    """A server's life on this disk, from loading the model to its end."""
-    engine, text = job.load(job.model, device_kv_tokens=job.device_kv_tokens, threads=job.threads)
-    watch = EngineWatch(engine)
-    with driver_for(
-        engine,
-        text,
-        host_bytes=HOST_BYTES,
-        disk_bytes=DISK_BYTES,
-        disk_dir=disk,
-        wrap=lambda tiers: gathered(job.wrap(tiers)),
-        always_load=True,
-    ) as driver:
-        yield driver, watch, text
-
-
-def _plan(job: ArmsJob, text: TextModel) -> Iterator[Round]:
-    return rounds(
-        job.turns,
-        job.seed,
-        job.shape,
-        lambda words: text.tokenize(words, add_bos=False, parse_special=False),
-    )
 
 
 def verdicts(found: Restarted) -> list[Verdict]:

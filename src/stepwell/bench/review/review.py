@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -14,9 +15,9 @@ from rich.console import Console
 
 from stepwell.agents.servers import Servers
 from stepwell.bench.harness import BenchRun, bench, scratch
+from stepwell.bench.kept_rows import KeptRows
 from stepwell.bench.review.arms import Told, Transport, ours, scripted_servers, table_in_prompt
 from stepwell.bench.review.judge import Judged
-from stepwell.bench.review.kept import KeptWeeks
 from stepwell.bench.review.mutations import MUTATIONS, missed
 from stepwell.bench.review.weeks import made_week
 from stepwell.console.options import FileOption, Positive
@@ -38,6 +39,9 @@ OURS, TABLE = "ours", "table in the prompt"
 TOLD = ("faults", "numerals", "sentences", "chosen", "written", "fallbacks", "printed", "otherwise",
         "tokens", "cost_microusd", "wall_s")  # fmt: skip
 Count = Annotated[int, Parameter(validator=Number(gte=0))]
+Week = tuple[str, str, str, str]
+"""Model, arm, level and name."""
+Weeks = KeptRows[Week, Told]
 
 
 @dataclass(slots=True)
@@ -114,7 +118,7 @@ def main(
         Change a page in a single place so many times in each language (a digit, a sign, a date, a raw byte,
         the trace, a word), and count what the verifier does not find.
     """
-    kept = KeptWeeks.of(keep)
+    kept = kept_weeks(keep)
     if level == "templates":
         raise BadInput("--level templates asks no model: say choose or write")
     count = min(weeks, 6) if run.quick else weeks
@@ -126,6 +130,21 @@ def main(
     lost = _mutated(mutate, run.progress)
     _fill(run, works, sums, lost)
     return 1 if any(one.told.faults for one in sums if one.arm == OURS) or any(lost.values()) else 0
+
+
+def kept_weeks(path: Path | None) -> Weeks:
+    """What came of each week, in a file of JSON lines; without a file nothing is kept. ``BadInput``."""
+    names = ("model", "arm", "level", "week")
+
+    def read(row: Any) -> tuple[Week, Told]:
+        model, arm, level, week = (row[name] for name in names)
+        told = row["told"]
+        return (model, arm, level, week), Told(**(told | {"judged": Judged(**told["judged"])}))
+
+    def line(week: Week, told: Told) -> object:
+        return {**dict(zip(names, week, strict=True)), "told": asdict(told)}
+
+    return KeptRows(path, read, line)
 
 
 def _works(count: int, progress: Ticker) -> list[ReviewWork]:
@@ -159,7 +178,12 @@ async def _scripted(works: Sequence[ReviewWork], progress: Ticker) -> list[Sum]:
 
 
 def _modelled(
-    name: str, works: Sequence[ReviewWork], level: Level, within_s: int, kept: KeptWeeks, run: BenchRun
+    name: str,
+    works: Sequence[ReviewWork],
+    level: Level,
+    within_s: int,
+    kept: KeptRows[Week, Told],
+    run: BenchRun,
 ) -> list[Sum]:
     """Both arms with a model that runs here."""
     mine, other = Sum(name, OURS, level), Sum(name, TABLE, "")
@@ -178,9 +202,12 @@ def _modelled(
     async def both(week: str, facts: Facts, url: str, servers: Servers) -> tuple[Told, Told]:
         served = servers.places[0].model
         return (
-            await kept.told((name, OURS, level, week), lambda: ours(facts, servers, level)),
-            await kept.told((name, TABLE, "", week), lambda: table_in_prompt(facts, url, served, None)),
+            await told((name, OURS, level, week), lambda: ours(facts, servers, level)),
+            await told((name, TABLE, "", week), lambda: table_in_prompt(facts, url, served, None)),
         )
+
+    async def told(week: Week, write: Callable[[], Awaitable[Told]]) -> Told:
+        return kept.known[week] if week in kept.known else kept.keep(week, await write())
 
     console = Console(stderr=True, highlight=False)
     with (
