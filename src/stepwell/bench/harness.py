@@ -40,6 +40,7 @@ NULL_MODEL = "null"
 
 Options = ParamSpec("Options")
 ArmName = TypeVar("ArmName")
+Found = TypeVar("Found")
 
 ModelOption = Annotated[
     str, Parameter(help="smollm2, gemma3, the path of a GGUF file, or null (computes nothing).")
@@ -128,6 +129,16 @@ def in_turn(rounds: int, arms: Sequence[ArmName], progress: Ticker) -> Iterator[
         for arm in arms if number % 2 == 0 else arms[::-1]:
             yield number, arm
             progress.advance()
+
+
+def both_ways(
+    rounds: int, measure: Callable[[int, bool], Found], progress: Ticker
+) -> tuple[list[Found], list[Found]]:
+    """The same work without and with something, in turn; ``measure`` is told the round, and which it is."""
+    ways: tuple[list[Found], list[Found]] = [], []
+    for number, on in in_turn(rounds, (False, True), progress):
+        ways[on].append(measure(number, on))
+    return ways
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Servers for the benches of crews, in a process of their own: ``-m stepwell.bench.crews.crew_server JSON``.
+"""Servers for the benches of crews, in a process of their own.
 
-``null``: Stepwell's own server on the null engine, which takes no time here, so that what is left is the
-runtime's. ``scripted``: answers of ``crew_script`` after ``delay_ms``, without an engine.
+One is Stepwell's own on the null engine, which takes no time here, so that what is left is the runtime's. The
+other, ``-m stepwell.bench.crews.crew_server JSON``, has no engine: answers of ``crew_script`` after a delay.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -19,46 +20,30 @@ from starlette.routing import Route
 
 from stepwell.bench.crews import crew_script
 from stepwell.bench.servers import ServerArm, free_port
-from stepwell.engines.null import NullConfig, NullEngine, NullText
-from stepwell.launch import assemble
-from stepwell.loop.driver import Driver
-from stepwell.policy.scheduler import Scheduler
-from stepwell.server.run import serve
-from stepwell.server.settings import ServerSettings
-from stepwell.settings.file import PolicySettings, Settings
-from stepwell.tiers.memory import MemoryTiers
 
 DEVICE_KV_TOKENS = 1 << 18
-HOST_BYTES = 256 << 20
 
 
-def null_arm() -> ServerArm:
-    """Our own server, whose engine answers at once."""
-    return _arm("stepwell serve, null engine", {"kind": "null"}, is_ours=True)
+def null_arm(place: Path) -> ServerArm:
+    """Our own server, whose engine's time is skipped."""
+    port, config = free_port(), place / "null.toml"
+    config.write_text(
+        f'[engine]\nkind = "null"\ndevice_kv_tokens = {DEVICE_KV_TOKENS}\n'
+        '[kv]\nhost_kv = "256MiB"\ndisk_kv = 0\n'
+        '[policy]\nmax_waiting = 4096\n[ledger]\npath = "none"\n'
+        f"[server]\nport = {port}\nmax_concurrent_requests = 4096\ndrain_s = 1\n",
+        encoding="utf-8",
+    )
+    command = (sys.executable, "-m", "stepwell.bench.server.batches_child", str(config))
+    return ServerArm("stepwell serve, null engine", command, port, True, DEVICE_KV_TOKENS)
 
 
 def scripted_arm(rounds: int, delay_ms: int) -> ServerArm:
     """A server that is a function of the request; it counts what it is asked."""
-    given = {"kind": "scripted", "rounds": rounds, "delay_ms": delay_ms}
-    return _arm("scripted", given, is_ours=False)
-
-
-def _arm(name: str, given: dict[str, Any], *, is_ours: bool) -> ServerArm:
     port = free_port()
-    options = json.dumps(given | {"port": port})
+    options = json.dumps({"rounds": rounds, "delay_ms": delay_ms, "port": port})
     command = (sys.executable, "-m", "stepwell.bench.crews.crew_server", options)
-    return ServerArm(name, command, port, is_ours, DEVICE_KV_TOKENS)
-
-
-def serve_null(port: int) -> None:
-    """Serve the null engine until SIGTERM."""
-    engine = NullEngine(NullConfig(device_blocks=DEVICE_KV_TOKENS // 64))
-    tiers = MemoryTiers(HOST_BYTES, 0)
-    settings = Settings(policy=PolicySettings(max_waiting=4_096))
-    text = NullText(engine.info)
-    driver = Driver(engine, text, tiers, Scheduler(assemble.policy_config(settings, engine.info, tiers)))
-    driver.start()
-    serve(driver, text, ServerSettings(port=port, max_concurrent_requests=4_096, drain_s=1.0))
+    return ServerArm("scripted", command, port, False, DEVICE_KV_TOKENS)
 
 
 def scripted_app(rounds: int, delay_ms: int) -> Starlette:
@@ -99,9 +84,6 @@ def scripted_app(rounds: int, delay_ms: int) -> Starlette:
 
 def main(given: dict[str, Any]) -> None:
     """Serve until the process is told to end."""
-    if given["kind"] == "null":
-        serve_null(given["port"])
-        return
     app = scripted_app(given["rounds"], given["delay_ms"])
     uvicorn.run(app, host="127.0.0.1", port=given["port"], log_config=None, access_log=False)
 

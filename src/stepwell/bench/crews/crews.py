@@ -103,7 +103,7 @@ def measure(
     """Every shape ``rounds`` times, in turns; then one session more to see where its time goes."""
     found: list[list[Ran]] = [[] for _ in SHAPES]
     progress.phase("a server on the null engine")
-    arm = null_arm()
+    arm = null_arm(directory)
     with running(arm):
         run_shape(SHAPES[0], CrewSize(8, 8), arm.base_url, directory / "warm-up.db")
         for number in range(rounds):

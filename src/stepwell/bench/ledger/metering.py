@@ -8,11 +8,10 @@ machines one per cent of a run is less than two runs differ by.
 from __future__ import annotations
 
 import math
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,10 +20,10 @@ from rich.table import Table
 
 from stepwell.basics.clock import Clock, ManualClock, MonotonicClock
 from stepwell.bench.clocks import timed_calls
-from stepwell.bench.harness import NULL_MODEL, BenchRun, ModelOption, ThreadsOption, bench, in_turn
+from stepwell.bench.harness import NULL_MODEL, BenchRun, ModelOption, ThreadsOption, bench, both_ways, scratch
 from stepwell.bench.turns import TurnsPlayer, TurnsWork
 from stepwell.console.options import Positive
-from stepwell.console.output import table
+from stepwell.console.output import facts
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.launch import assemble
@@ -77,9 +76,9 @@ class MeteringKept:
 class MeteringRounds:
     """Wall time of the same work, without and with books."""
 
-    without_s: list[float] = field(default_factory=list)
-    with_s: list[float] = field(default_factory=list)
-    kept: list[MeteringKept] = field(default_factory=list)
+    without_s: list[float]
+    with_s: list[float]
+    kept: list[MeteringKept]
 
     @property
     def per_s(self) -> float:
@@ -115,11 +114,11 @@ def main(
     rounds = min(rounds, 2) if run.quick else rounds
     run.settings = {"model": model, "rounds": rounds, "live": asdict(live), "null": asdict(null)}
     run.settings["quick"] = run.quick
-    with tempfile.TemporaryDirectory(prefix="stepwell-metering-") as place:
-        found = _live(Path(place), live, model, threads, rounds, run.progress)
-        many = _null(Path(place), null, rounds, run.progress)
+    with scratch("metering") as place:
+        found = _live(place, live, model, threads, rounds, run.progress)
+        many = _null(place, null, rounds, run.progress)
     _fill(run, found, many)
-    run.show(_live_table(found), _null_table(many))
+    run.show(_live_table(found, run.results), _null_table(many))
 
 
 # --- live ---------------------------------------------------------------------------------------
@@ -159,13 +158,13 @@ def _rounds(
     progress: Ticker,
 ) -> MeteringRounds:
     """Each round once without and once with books, which of them first in turn."""
-    found = MeteringRounds()
     place.mkdir()
-    for number, keeps in in_turn(rounds, (False, True), progress):
-        kept = _one_run(place, work, engine, place / f"{number}.db" if keeps else None, clock())
-        (found.with_s if keeps else found.without_s).append(kept.written_s)
-        found.kept += [kept] * keeps
-    return found
+
+    def measure(number: int, keeps: bool) -> MeteringKept:
+        return _one_run(place, work, engine, place / f"{number}.db" if keeps else None, clock())
+
+    bare, kept = both_ways(rounds, measure, progress)
+    return MeteringRounds([one.written_s for one in bare], [one.written_s for one in kept], kept)
 
 
 def _one_run(
@@ -258,38 +257,50 @@ def _fill(run: BenchRun, found: MeteringRounds, many: MeteringRounds) -> None:
     )
 
 
-def _live_table(found: MeteringRounds) -> Table:
-    median_us = {
-        name: median([getattr(kept, name) / kept.steps * 1e6 for kept in found.kept])
-        for name in ("keeper_s", "writer_cpu_s", "wall_s")
-    }
+LIVE_ROWS = {
+    "a step, us": "{wall_us:,.0f}",
+    "of it in the loop: meter, budgets, handing over, us": "{loop_us_per_step:,.0f}",
+    "beside it in the writer's thread: SQLite, us of CPU": "{writer_us_per_step:,.0f}",
+    "both, share of wall time": "{share_percent:.2f} %",
+    "postings a step": "{postings_a_step:,.1f}",
+    "wall time without books, median s": "{without:,.2f}",
+    "wall time with books, median s": "{with:,.2f}",
+    "longer by, median": "{longer:+.1f} %",
+    "longer by, least to most": "{least:+.1f} to {most:+.1f} %",
+}
+NULL_ROWS = {
+    "postings": "{postings:,.0f}",
+    "a step": "{a_step:,.0f}",
+    "seconds in the loop for the books, waiting for the writer included": "{keeper_s:,.3f}",
+    "seconds of CPU in the writer": "{writer_cpu_s:,.3f}",
+    "postings a second of the loop's time for the books": "{per_s:,.0f}",
+    "seconds without books, whole run": "{without:,.3f}",
+    "seconds with books, whole run, until all is written": "{with:,.3f}",
+    "postings a second of the difference": "{per_s_by_wall_time:,.0f}",
+}
+
+
+def _live_table(found: MeteringRounds, results: Mapping[str, Any]) -> Table:
     ratios = [100 * (ratio - 1) for ratio in found.ratios]
-    rows = [
-        ("a step, us", f"{median_us['wall_s']:,.0f}"),
-        ("of it in the loop: meter, budgets, handing over, us", f"{median_us['keeper_s']:,.0f}"),
-        ("beside it in the writer's thread: SQLite, us of CPU", f"{median_us['writer_cpu_s']:,.0f}"),
-        ("both, share of wall time", f"{100 * median([kept.share for kept in found.kept]):.2f} %"),
-        ("postings a step", f"{median([kept.postings / kept.steps for kept in found.kept]):,.1f}"),
-        ("wall time without books, median s", f"{median(found.without_s):,.2f}"),
-        ("wall time with books, median s", f"{median(found.with_s):,.2f}"),
-        ("longer by, median", f"{median(ratios):+.1f} %"),
-        ("longer by, least to most", f"{min(ratios):+.1f} to {max(ratios):+.1f} %"),
-    ]
-    return table("The same turns with and without books", ("", "live"), rows)
+    figures = {
+        "wall_us": median([kept.wall_s / kept.steps * 1e6 for kept in found.kept]),
+        "share_percent": 100 * results["share_of_wall_time"],
+        "postings_a_step": median([kept.postings / kept.steps for kept in found.kept]),
+        "without": median(found.without_s),
+        "with": median(found.with_s),
+        "longer": median(ratios),
+        "least": min(ratios),
+        "most": max(ratios),
+    }
+    return facts("The same turns with and without books", LIVE_ROWS, {**results, **figures}, ("", "live"))
 
 
 def _null_table(many: MeteringRounds) -> Table:
-    def middle(name: str) -> float:
-        return float(median(getattr(kept, name) for kept in many.kept))
-
-    rows = [
-        ("postings", f"{middle('postings'):,.0f}"),
-        ("a step", f"{middle('postings') / middle('steps'):,.0f}"),
-        ("seconds in the loop for the books, waiting for the writer included", f"{middle('keeper_s'):,.3f}"),
-        ("seconds of CPU in the writer", f"{middle('writer_cpu_s'):,.3f}"),
-        ("postings a second of the loop's time for the books", f"{many.per_s:,.0f}"),
-        ("seconds without books, whole run", f"{median(many.without_s):,.3f}"),
-        ("seconds with books, whole run, until all is written", f"{median(many.with_s):,.3f}"),
-        ("postings a second of the difference", f"{many.per_s_by_wall_time:,.0f}"),
-    ]
-    return table("On an engine that takes no time", ("", "null"), rows)
+    figures = {
+        name: float(median(getattr(kept, name) for kept in many.kept))
+        for name in ("postings", "steps", "keeper_s", "writer_cpu_s")
+    }
+    figures |= {"a_step": figures["postings"] / figures["steps"], "per_s": many.per_s}
+    figures |= {"without": median(many.without_s), "with": median(many.with_s)}
+    figures["per_s_by_wall_time"] = many.per_s_by_wall_time
+    return facts("On an engine that takes no time", NULL_ROWS, figures, ("", "null"))

@@ -8,15 +8,15 @@ that formats and writes them. Half a per cent of a run is less than two runs dif
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
 from stepwell.bench.clocks import thread_cpu_s, timed_calls
-from stepwell.bench.harness import BenchRun, bench, in_turn
+from stepwell.bench.harness import BenchRun, bench, both_ways, scratch
 from stepwell.bench.server.null_node import play, served_null_node
 from stepwell.console.options import Positive
 from stepwell.console.output import facts
@@ -53,12 +53,6 @@ class AccessLogRun:
         return (self.loop_s + self.thread_cpu_s) / self.wall_s
 
 
-@dataclass(slots=True)
-class Rounds:
-    without: list[AccessLogRun] = field(default_factory=list)
-    with_log: list[AccessLogRun] = field(default_factory=list)
-
-
 @bench("access-log")
 def main(
     run: BenchRun,
@@ -87,14 +81,14 @@ def main(
     run.settings = {
         "agents": agents, "turns": turns, "rounds": rounds, "format": log_format, "quick": run.quick,
     }  # fmt: skip
-    found = Rounds()
-    with tempfile.TemporaryDirectory(prefix="stepwell-access-") as place:
+    with scratch("access") as place:
+
+        def measure(number: int, logs: bool) -> AccessLogRun:
+            path = place / f"{number}-{logs}.log"
+            return _one_run(place, path, agents, turns, log_format if logs else None)
+
         run.progress.phase(f"{agents} agents, without and with the access log", 2 * rounds)
-        for number, logs in in_turn(rounds, (False, True), run.progress):
-            path = Path(place) / f"{number}-{logs}.log"
-            one = _one_run(Path(place), path, agents, turns, log_format if logs else None)
-            (found.with_log if logs else found.without).append(one)
-    _fill(run, found)
+        _fill(run, *both_ways(rounds, measure, run.progress))
 
 
 def _one_run(
@@ -117,9 +111,9 @@ def _one_run(
     return run
 
 
-def _fill(run: BenchRun, found: Rounds) -> None:
-    runs, shares = found.with_log, [one.share for one in found.with_log]
-    without, with_log = ([one.wall_s for one in ones] for ones in (found.without, runs))
+def _fill(run: BenchRun, bare: Sequence[AccessLogRun], runs: Sequence[AccessLogRun]) -> None:
+    shares = [one.share for one in runs]
+    without, with_log = ([one.wall_s for one in ones] for ones in (bare, runs))
     run.results = {
         "share_of_wall_time": median(shares),
         "loop_us_per_line": median([one.loop_s / one.lines * 1e6 for one in runs]),

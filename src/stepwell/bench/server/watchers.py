@@ -9,17 +9,16 @@ them at most, were every moment of it a moment in which the engine waits.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 from stepwell.bench.child import Child
 from stepwell.bench.clocks import thread_cpu_s
-from stepwell.bench.harness import BenchRun, bench, in_turn
+from stepwell.bench.harness import BenchRun, bench, both_ways, scratch
 from stepwell.bench.server.null_node import play, served_null_node
 from stepwell.console.options import Positive
 from stepwell.console.output import table
@@ -66,19 +65,6 @@ class WatchedRun:
         return self.bytes_read / max(1, self.watchers) / max(self.wall_s, 1e-9)
 
 
-@dataclass(slots=True)
-class Pairs:
-    """Runs side by side: one after the other, and the next pair the other way round."""
-
-    alone: list[WatchedRun] = field(default_factory=list)
-    watched: list[WatchedRun] = field(default_factory=list)
-
-    def shares(self) -> list[float]:
-        """Per pair: CPU time that came with the watchers, over the time of the steps."""
-        pairs = zip(self.alone, self.watched, strict=True)
-        return [(two.cpu_s - one.cpu_s) / two.step_s for one, two in pairs]
-
-
 @bench("watchers")
 def main(
     run: BenchRun,
@@ -108,13 +94,12 @@ def main(
     run.settings = {
         "agents": agents, "watchers": watchers, "turns": turns, "rounds": rounds, "quick": run.quick,
     }  # fmt: skip
-    found = Pairs()
-    with tempfile.TemporaryDirectory(prefix="stepwell-watchers-") as place:
+    with scratch("watchers") as place:
         run.progress.phase(f"{agents} agents, without and with {watchers} watchers", 2 * rounds)
-        for _, count in in_turn(rounds, (0, watchers), run.progress):
-            one = _one_run(Path(place), agents, turns, count)
-            (found.watched if count else found.alone).append(one)
-    _fill(run, found)
+        ways = both_ways(
+            rounds, lambda _, on: _one_run(place, agents, turns, watchers if on else 0), run.progress
+        )
+    _fill(run, *ways)
 
 
 def _one_run(place: Path, agents: int, turns: int, watchers: int) -> WatchedRun:
@@ -142,15 +127,17 @@ def _readers(url: str, run: WatchedRun) -> Iterator[None]:
         run.bytes_read = int(child.line())
 
 
-def _fill(run: BenchRun, found: Pairs) -> None:
-    shares = found.shares()
+def _fill(run: BenchRun, alone: Sequence[WatchedRun], watched: Sequence[WatchedRun]) -> None:
+    # Per pair: CPU time that came with the watchers, over the time of the steps.
+    pairs = zip(alone, watched, strict=True)
+    shares = [(two.cpu_s - one.cpu_s) / two.step_s for one, two in pairs]
     run.results = {
         "share_of_step_time": median(shares),
-        "step_ms_alone": median([one.step_ms for one in found.alone]),
-        "step_ms_watched": median([one.step_ms for one in found.watched]),
-        "bytes_a_watcher_a_second": median([one.bytes_each for one in found.watched]),
+        "step_ms_alone": median([one.step_ms for one in alone]),
+        "step_ms_watched": median([one.step_ms for one in watched]),
+        "bytes_a_watcher_a_second": median([one.bytes_each for one in watched]),
     }
-    run.samples = [asdict(one) for one in (*found.alone, *found.watched)]
+    run.samples = [asdict(one) for one in (*alone, *watched)]
     run.verdicts = [
         Verdict("what watchers add, share of step time", 100 * median(shares), LIMIT_PERCENT, " %"),
     ]
@@ -158,11 +145,9 @@ def _fill(run: BenchRun, found: Pairs) -> None:
         "the share is CPU time of the server's two threads over the time of the steps; pairs differ from "
         f"{100 * min(shares):.2f} to {100 * max(shares):.2f} %"
     )
-    rows = [_row(*one, found) for one in ROWS]
-    head = ("median", "no watchers", f"{found.watched[0].watchers} watchers")
+    rows = [
+        (name, *(format(median([getattr(one, figure) for one in way]), form) for way in (alone, watched)))
+        for name, figure, form in ROWS
+    ]
+    head = ("median", "no watchers", f"{watched[0].watchers} watchers")
     run.show(table("The same turns, side by side", head, rows))
-
-
-def _row(name: str, figure: str, form: str, found: Pairs) -> Sequence[str]:
-    ways = (found.alone, found.watched)
-    return (name, *(format(median([getattr(run, figure) for run in runs]), form) for runs in ways))
