@@ -31,6 +31,7 @@ agents hold under one of them, whose place may change with guarantees between tw
 passes over what has children on the device). The oracle asks about a block
 when it is used; here, unlike in a trace, the future of one that its agent left behind may change later."""
 
+NOT_HERE = "if the order is meant, LEAVES_FIRST_ON names the KV tiers on which it holds"
 AGENTS = st.sampled_from(["a", "b", "c", "d"])
 TENANTS = st.sampled_from(["t", "u"])
 SERVICE_TIERS = st.sampled_from(["priority", "default", "flex", "unheard-of"])
@@ -120,7 +121,9 @@ class Contract(RuleBasedStateMachine):
             for actor in self.world.actors.values():
                 here = [position[b.id] for b in actor.record.path if b.id in position]
                 if not actor.works:
-                    assert here == sorted(here, reverse=True)
+                    assert here == sorted(here, reverse=True), (
+                        f"{self.eviction} names a root on {kv_tier} before what grows from it: {NOT_HERE}"
+                    )
 
     @invariant()
     def worth_agrees_with_the_order(self) -> None:
@@ -133,7 +136,10 @@ class Contract(RuleBasedStateMachine):
             blocks = [self.world.blocks[name] for name in self._named(kv_tier)]
             held = {b.id for a in self.world.actors.values() for b in a.record.path if not a.works}
             for sooner, later in pairwise([block for block in blocks if block.id in held]):
-                assert not eviction.outranks(sooner, later, kv_tier) or kv_tier is HOST
+                assert not eviction.outranks(sooner, later, kv_tier) or kv_tier is HOST, (
+                    f"{self.eviction} names a block on {kv_tier} first that outranks the next one. Write "
+                    f"`outranks` in the order of `victims`; {NOT_HERE}"
+                )
 
     @invariant()
     def promotes_only_from_disk_and_each_block_once(self) -> None:
