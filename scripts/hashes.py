@@ -1,7 +1,7 @@
 """Write constraints-hashes.txt: the SHA-256 of every file that each package of constraints.txt has.
 
 .venv/bin/python scripts/hashes.py            # asks the package index (with uv), keeps what it says
-.venv/bin/python scripts/hashes.py --check    # asks nobody: does every pin have hashes, and nothing else?
+.venv/bin/python scripts/hashes.py --check    # asks no index: does every pin have hashes, and nothing else?
 
 Run it after constraints.txt has changed. A hash that was kept stays: where the index says another for a file
 of the same version, nothing is written and the package is named. See docs/adr/0025-hashes.md.
@@ -83,7 +83,7 @@ def ask() -> Kept:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, ask nobody")
+    parser.add_argument("--check", action="store_true", help="write nothing, ask no index")
     check = parser.parse_args().check
     kept = read(HASHES.read_text("utf-8")) if HASHES.exists() else {}
     if not check:

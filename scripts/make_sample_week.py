@@ -207,7 +207,7 @@ FILINGS = {
 
 
 def filings() -> dict[str, str]:
-    """Numbers of accession that nobody has."""
+    """Numbers of accession that are not taken."""
     files = {}
     for cik, (name, rows) in FILINGS.items():
         recent = {

@@ -69,7 +69,7 @@ def main(
     threads: ThreadsOption = None,
     seed: SeedOption = 1,
 ) -> None:
-    """Measure what it is worth that the runtime tells the server who waits for what, and how long.
+    """Measure what it is worth that the runtime tells the server what each agent waits for, and how long.
 
     Planned crews of readers with a quick and a slow tool, a writer and a verifier, all at once, with device
     KV for a quarter of what they want to keep. Arms: hints; no hints, so that the server goes by what it
