@@ -40,6 +40,7 @@ class Admission:
         """A turn that waits for disk or for another's prefix lets others pass; one that waits for room does
         not, or large requests would starve (but a turn that is only owed its place does not hold up heavier
         ones)."""
+        self.table.fetches = False
         if not self.table.waiting:
             self.table.release_claims_beyond(())
             return
@@ -219,6 +220,7 @@ class Admission:
         if turn.fetching:
             if turn.state is TurnState.WAITING:
                 turn.state = TurnState.LOADING
+            self.table.fetches = True
             return True
         if turn.state is TurnState.LOADING:
             turn.state = TurnState.WAITING

@@ -14,7 +14,7 @@ from stepwell.policy.contracts import WHOLE, Contract
 from stepwell.policy.drafting import worth_checking
 from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import Turn, TurnState
-from stepwell.policy.types import Piece, RequestId
+from stepwell.policy.types import KvTier, Piece, RequestId
 
 _PREFILL_LEAVES = 16  # beside a prompt with a target, lighter turns take a sixteenth of its time
 _LEAST_DEBT_PIECE_US, _MOST_DEBT_PIECE_US = 1_000, 25_000
@@ -110,9 +110,10 @@ class BatchBuilder:
     def build(self) -> tuple[Piece, ...]:
         """One token for each stream, then prompts, up to ``step_tokens``."""
         first_us, further_us = self.block_manager.costs.decode_us()
-        step = _Step(self.config.step_tokens, decode_us=(max(1, first_us), max(1, further_us)))
         order = self._order()
         prompts = [turn for turn in order if turn.prefilling]
+        tokens = self._tokens_of_step(prompts)
+        step = _Step(tokens, decode_us=(max(1, first_us), max(1, further_us)))
         streams = [turn for turn in order if not turn.prefilling]
         for turn in streams:
             turn.checked = 0
@@ -127,6 +128,23 @@ class BatchBuilder:
                 self.checkpoints.plan(self.table.turns[piece.request], piece)
         self.block_manager.descent.batch_built()
         return tuple(step.pieces.values())
+
+    def _tokens_of_step(self, prompts: Sequence[Turn]) -> int:
+        """``step_tokens``; while a turn waits for the disk, as many as are computed until the transfers under
+        way have ended, a block at least: what has come is noticed at the end of a step, and a full step takes
+        far longer than most reads."""
+        most, memory = self.config.step_tokens, self.block_manager
+        if not (self.table.fetches and prompts and self.book.ordered):
+            return most
+        costs, block_tokens = memory.costs, self.config.block_tokens
+        writing_bytes = memory.writes_in_flight * self.config.block_bytes
+        transfers_us = max(
+            costs.move_us(KvTier.DISK, KvTier.HOST, memory.reading_bytes),
+            costs.move_us(KvTier.HOST, KvTier.DISK, writing_bytes),
+        )
+        start = prompts[0].computed
+        block_us = max(1, costs.compute_us(start, start + block_tokens))
+        return min(most, block_tokens * max(1, transfers_us // block_us))
 
     def _order(self) -> list[Turn]:
         """The running turns: the heaviest service tier first, then the tenant with the least attained

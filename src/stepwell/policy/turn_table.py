@@ -35,6 +35,8 @@ class TurnTable:
         """In order of admission: among equals the last one is preempted first."""
         self.preemptions = 0
         self.promised: dict[BlockId, RequestId] = {}
+        self.fetches = False
+        """Whether a turn waits for blocks from disk, as of the last look at the queue."""
         self._claimants: dict[RequestId, None] = {}
 
     @property
