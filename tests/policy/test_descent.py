@@ -148,3 +148,26 @@ def test_a_turn_that_was_cancelled_takes_its_impatience_with_it() -> None:
     rig.clock.sleep_us(1_000_000)
     rig.driver.step()
     assert len(table.running) == 1, "but not for ever"
+
+
+def test_writes_that_a_turn_needs_start_together_and_those_ahead_of_need_a_few_at_a_time() -> None:
+    """Room is made between steps: a few writes for each would leave the disk idle for most of a step."""
+    rig = rig_of(device=40, host=40, disk=200)
+    for number in range(10):
+        turn(rig, f"cold{number}", number)
+    memory = rig.driver.scheduler.block_manager
+    rig.tiers.stalled = True
+    rig.driver.demote_idle(KvTier.HOST)
+    rig.driver.step()
+    assert memory.host_used > 30 * memory.config.block_bytes
+    assert memory.writes_in_flight <= 8, "ahead of need"
+    rig.settle()
+    for number in range(10):
+        turn(rig, f"warm{number}", 30 + number)
+    rig.tiers.stalled = True
+    answer = rig.ask([5, *range(1, 250), *range(1, 250)], 4, agent="long")
+    for _ in range(3):
+        rig.driver.step()
+    assert memory.writes_in_flight > 12, "for its room"
+    rig.settle()
+    assert answer.ended

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from stepwell.policy.block_manager import BlockManager
 
 DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
+_NEEDED = 64
+"""So many writes that a turn waits for are under way at a time: as many as the disk does in a step, because
+room is made between steps only. Those ahead of need are ``disk_writes_in_flight``, a few."""
 _MOST_STALL_US = 50_000
 """For so long a running turn waits for writes before something is lost for its next frame."""
 _MOST_PATIENCE_US = 1_000_000
@@ -166,7 +169,10 @@ class Descent:
     def write_cold(self, reach_bytes: int, *, ahead: bool = False) -> None:
         """Start writing the coldest ``reach_bytes`` of the host. ``ahead`` of need nothing is lost for it."""
         memory = self.memory
-        wanted = self.config.disk_writes_in_flight - memory.writes_in_flight
+        most = self.config.disk_writes_in_flight
+        if memory.eviction.lossless and not ahead:
+            most = max(most, _NEEDED)
+        wanted = most - memory.writes_in_flight
         if wanted <= 0 or memory.now_us < memory.writes_paused_until_us or not self.config.disk_bytes:
             return
         refused = started = 0
