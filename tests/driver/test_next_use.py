@@ -163,8 +163,8 @@ def test_who_waits_for_another_comes_back_when_that_one_has_answered() -> None:
 
 def test_a_child_that_its_parent_left_behind_goes_first() -> None:
     rig = rig_of(device=12, host=0, disk=0)
-    turn(rig, "child", 1, hint=Hint(Wait.PERSON), parent_agent="parent")
-    turn(rig, "other", 2, hint=Hint(Wait.PERSON), parent_agent="somebody")
+    turn(rig, "child", 1, hint=Hint(Wait.UNKNOWN), parent_agent="parent")
+    turn(rig, "other", 2, hint=Hint(Wait.UNKNOWN), parent_agent="somebody")
     rig.clock.sleep_us(SECOND)
     turn(rig, "parent", 3, tokens=30)
     turn(rig, "new", 4, tokens=40)

@@ -22,15 +22,21 @@ SECOND = 1_000_000
 ONE = 1 << 20
 
 
+def reach(kind: GapClass, k: int, *, ends: bool = False) -> None:
+    """A rest comes to bin ``k``, and is in it still or ends there."""
+    kind.begin()
+    kind.outlast(0, k)
+    if ends:
+        kind.end(k)
+
+
 def learned(gaps_us: list[int], never: int = 0) -> GapClass:
     """A class that saw these gaps, and agents that never came back within a day."""
     kind = GapClass(N_BINS, prior_gaps(ONE // 10, 10 * SECOND, 3600 * SECOND))
     for gap_us in gaps_us:
-        last = bin_of(TIME_EDGES_US, gap_us)
-        kind.outlast(0, last)
-        kind.end(last)
+        reach(kind, bin_of(TIME_EDGES_US, gap_us), ends=True)
     for _ in range(never):
-        kind.outlast(0, N_BINS - 2)
+        reach(kind, N_BINS - 1)
     return kind
 
 
@@ -98,16 +104,38 @@ def test_a_rest_that_goes_on_counts_for_the_bins_it_outlasted_only() -> None:
     kind = learned([10 * SECOND] * 50)
     before = kind.chance(0)
     for _ in range(50):  # young rests: they say nothing about ten seconds
-        kind.outlast(0, bin_of(TIME_EDGES_US, SECOND))
+        reach(kind, bin_of(TIME_EDGES_US, SECOND))
     assert abs(kind.chance(0) - before) < ONE // 20
+
+
+def test_who_is_still_in_a_bin_counts_there_beside_who_has_ended_in_it() -> None:
+    """Else the oldest bin that anybody has come to looks as if all who come to it ended there."""
+    kind, oldest = learned([]), bin_of(TIME_EDGES_US, 900 * SECOND)
+    for number in range(105):
+        reach(kind, oldest, ends=number < 5)
+    assert 0.04 * ONE < kind.hazards()[oldest] < 0.12 * ONE, "5 of the 50 or so that have had their time"
+
+
+def test_where_nobody_has_been_yet_a_class_is_taken_to_go_on_as_it_did() -> None:
+    """One in a hundred has ended in each bin up to 15 minutes, where one in ten was expected."""
+    kind, oldest = learned([]), bin_of(TIME_EDGES_US, 900 * SECOND)
+    for _ in range(100):
+        for k in range(bin_of(TIME_EDGES_US, 10 * SECOND), oldest):
+            reach(kind, k, ends=True)
+    for _ in range(10_000 // 8):
+        reach(kind, oldest)
+    prior = prior_gaps(ONE // 10, 10 * SECOND, 3600 * SECOND)
+    assert kind.chance(oldest + 1) < prior.chance(oldest + 1) // 2
+    as_expected = learned([k_us for k_us in TIME_EDGES_US if k_us <= 900 * SECOND])
+    assert as_expected.chance(oldest + 1) > prior.chance(oldest + 1) * 3 // 4, (
+        "little is known: the prior counts"
+    )
 
 
 def test_old_habits_fade() -> None:
     kind = learned([SECOND] * 3_000)
     for _ in range(3_000):
-        last = bin_of(TIME_EDGES_US, 300 * SECOND)
-        kind.outlast(0, last)
-        kind.end(last)
+        reach(kind, bin_of(TIME_EDGES_US, 300 * SECOND), ends=True)
     worth = RATE_ONE / index_of(kind.hazards(), TIME_EDGES_US, 0)
     assert worth > 3 * SECOND
 
@@ -120,9 +148,7 @@ def test_one_tenant_bends_what_others_begin_with_only_so_far() -> None:
         for gap_us, rests in ((10 * SECOND, 100), (1_000 * SECOND, flood)):
             tenant = GapClass(N_BINS, common, shared=24)
             for _ in range(rests):
-                last = bin_of(TIME_EDGES_US, gap_us)
-                tenant.outlast(0, last)
-                tenant.end(last)
+                reach(tenant, bin_of(TIME_EDGES_US, gap_us), ends=True)
         return common
 
     few, many = everybody(25), everybody(5_000)
@@ -133,9 +159,7 @@ def test_declarations_that_come_true_are_believed_more_than_those_that_do_not() 
     def tenant(ratio: int) -> GapClass:
         kind = GapClass(len(RATIO_EDGES), prior_ratios())
         for _ in range(40):
-            last = bin_of(RATIO_EDGES, ratio)
-            kind.outlast(0, last)
-            kind.end(last)
+            reach(kind, bin_of(RATIO_EDGES, ratio), ends=True)
         return kind
 
     honest, liar = tenant(1024), tenant(1024 * 60)
@@ -149,8 +173,7 @@ def test_who_only_looks_changes_nothing() -> None:
     looked_at.hazards()
     for count in range(200):
         for kind in (looked_at, left_alone):
-            kind.outlast(0, count % 5)
-            kind.end(count % 5)
+            reach(kind, count % 5, ends=True)
         looked_at.peek()
         if count % 7 == 0:
             assert looked_at.hazards() == left_alone.hazards()
@@ -174,11 +197,13 @@ def test_only_what_has_changed_is_worked_out_and_it_is_what_all_of_it_would_be(
         kind = kinds[number]
         if deed == "rest":
             last = min(first + length, N_BINS - 1)
-            kind.outlast(first, last)
-            kind.end(last)
+            kind.begin()
+            kind.outlast(0, last)
+            if length % 3:
+                kind.end(last)
         elif deed == "age":
-            kind.reached[first] = 2_000
-            kind.outlast(first, first)  # makes all counts half
+            kind.reached[0] = 2_000
+            kind.begin()  # makes all counts half
         kind._due_version = 0
         wide._due_version = 0
         assert kind.hazards() == kind._rates(None if kind.parent is None else kind.parent._hazards)

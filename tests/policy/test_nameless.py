@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.policy.block_index import Block
+from stepwell.policy.eviction.forecast import Forecaster, IdlePeriod
 from stepwell.policy.eviction.next_use import NextUse
+from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import KvTier
 from tests.policy.eviction_world import World, name_of
 
@@ -69,3 +71,22 @@ def test_a_nameless_newcomer_that_is_worth_half_as_much_again_is_not_lost_for_an
     for nameless in (True, False):
         world, record, newcomer = two_at_rest(60, 40, nameless=nameless)
         assert world.eviction.gives_way(record, newcomer, KvTier.DISK) == nameless
+
+
+def test_what_has_waited_for_longest_is_not_worth_more_than_what_came_after_it() -> None:
+    """A conversation every ten seconds; one in ten comes back after two minutes, one in twenty after half an
+    hour. No rest is longer than 50 minutes, and a full disk must not keep the longest ones for that."""
+    forecaster, at_rest = Forecaster(), dict[int, tuple[int, IdlePeriod]]()
+    for number in range(300):
+        now_us = number * 10 * SECOND_US
+        record = AgentRecord("t", "default", "", f"request-{number}", None, unknown=True, turns=1)
+        at_rest[number] = now_us, forecaster.begin(record, now_us)
+        for earlier, (since_us, idle) in [*at_rest.items()]:
+            age_s = (now_us - since_us) // SECOND_US
+            if (age_s == 120 and earlier % 10 == 0) or (age_s == 1_800 and earlier % 20 == 5):
+                forecaster.end(idle, now_us)
+                del at_rest[earlier]
+            else:
+                forecaster.advance(idle, now_us)
+    worth = {number: forecaster.index(idle, now_us) for number, (_, idle) in at_rest.items()}
+    assert worth[1] < worth[247] < worth[297], "50 minutes, 9 and 20 seconds"

@@ -91,6 +91,9 @@ class Watch:
     """The unit of a class of declarations; 0: the scale is time itself."""
     bin: int = 0
 
+    def __post_init__(self) -> None:
+        self.kind.begin()
+
     @property
     def edges(self) -> tuple[int, ...]:
         return RATIO_EDGES if self.declared_us else TIME_EDGES_US
@@ -107,7 +110,7 @@ class Watch:
         """Note the bins that it has outlasted; when it outlasts the next, None after the last."""
         now_in = bin_of(self.edges, self.position(now_us))
         if now_in > self.bin:
-            self.kind.outlast(self.bin, now_in - 1)
+            self.kind.outlast(self.bin, now_in)
             self.bin = now_in
         if now_in + 1 >= len(self.edges):
             return None
@@ -116,7 +119,6 @@ class Watch:
     def end(self, now_us: int) -> None:
         """The agent has called again."""
         self.advance(now_us)
-        self.kind.outlast(self.bin, self.bin)
         self.kind.end(self.bin)
 
     def index(self, now_us: int) -> int:

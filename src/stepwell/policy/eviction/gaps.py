@@ -1,8 +1,9 @@
 """How long agents wait between turns: learned online on a logarithmic scale, told as a rate of return.
 
 A rest is watched bin by bin: how many rests reached a bin of time, and in how many the agent came
-back there. Rests that are still going on, or that never end, count for every bin they reached, so
-agents that never come back are learned as well (the estimator is Kaplan and Meier's, 1958).
+back there. Rests that are still going on, or that never end, count for every bin they reached, and half for
+the one that they are in (the actuaries' estimator; Kaplan and Meier, 1958): so agents that never come back
+are learned as well, and the oldest bin is not taken for one in which all agents come back.
 
 What it is worth to keep a context is then its *index*: the best ratio, over all times T at which one
 might give up waiting, of the chance that the agent comes back before T to the time for which the
@@ -55,6 +56,10 @@ class GapClass:
     """How many of its rests, the first ones, count in the parent as well; None: all of them."""
     reached: list[int] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
+    inside: list[int] = field(default_factory=list)
+    """Of those that reached a bin: how many are in it now, or left this class there. They count half."""
+    open_ended: bool = False
+    """Of a prior: its last bins are so far away that no rest may have come to them yet."""
     told_above: int = 0
     version: int = 0
     _hazards: list[int] = field(default_factory=list)
@@ -77,6 +82,7 @@ class GapClass:
     def __post_init__(self) -> None:
         self.reached = self.reached or [0] * self.bins
         self.ended = self.ended or [0] * self.bins
+        self.inside = self.inside or [0] * self.bins
         self._news_from = self.bins
 
     @property
@@ -84,19 +90,32 @@ class GapClass:
         """Rests of this class that ended, old ones counting less."""
         return sum(self.ended)
 
-    def outlast(self, first: int, last: int) -> None:
-        """A rest has lasted through bins ``first`` to ``last`` (inclusive), or ended in ``last``."""
-        for k in range(first, last + 1):
-            self.reached[k] += 1
-        if self.reached[first] > _FADE_AT:
+    def begin(self) -> None:
+        """A rest begins."""
+        if self.reached[0] >= _FADE_AT:
             self.reached = [n // 2 for n in self.reached]
             self.ended = [n // 2 for n in self.ended]
+            self.inside = [n // 2 for n in self.inside]
             self._news_from, self._news_to = 0, self.bins - 1
-        self._note(first, last)
+        self.reached[0] += 1
+        self.inside[0] += 1
+        self._note(0, 0)
         self.version += 1
         if self._counts_above():
             assert self.parent is not None
-            self.parent.outlast(first, last)
+            self.parent.begin()
+
+    def outlast(self, first: int, now_in: int) -> None:
+        """A rest that was in bin ``first`` has come to bin ``now_in``."""
+        for k in range(first + 1, now_in + 1):
+            self.reached[k] += 1
+        self.inside[first] = max(0, self.inside[first] - 1)
+        self.inside[now_in] += 1
+        self._note(first, now_in)
+        self.version += 1
+        if self._counts_above():
+            assert self.parent is not None
+            self.parent.outlast(first, now_in)
 
     def _note(self, first: int, last: int) -> None:
         """Something has changed in bins ``first`` to ``last``."""
@@ -112,8 +131,9 @@ class GapClass:
         return self.shared is None or self.told_above <= self.shared
 
     def end(self, k: int) -> None:
-        """A rest has ended in bin ``k``, which was told to ``outlast`` already."""
+        """A rest has ended in bin ``k``, to which it had come."""
         self.ended[k] += 1
+        self.inside[k] = max(0, self.inside[k] - 1)
         self._note(k, k)
         self.version += 1
         if self._counts_above():
@@ -171,8 +191,20 @@ class GapClass:
             return [
                 min(_ONE, e * _ONE // r) if r else 0 for e, r in zip(self.ended, self.reached, strict=True)
             ]
-        known = zip(self.ended, self.reached, above, strict=True)
+        exposed = [n - i // 2 for n, i in zip(self.reached, self.inside, strict=True)]
+        if self.parent is not None and self.parent.open_ended:
+            above = self._as_it_went(exposed, above)
+        known = zip(self.ended, exposed, above, strict=True)
         return [min(_ONE, (e * _ONE + a * _PARENT_WEIGHT) // (r + _PARENT_WEIGHT)) for e, r, a in known]
+
+    def _as_it_went(self, exposed: list[int], prior: list[int]) -> list[int]:
+        """A prior of times, lowered to what the class did in the bins before each: where hardly a rest has
+        been yet, it is taken to go on like that. A bin counts 3/4 of the next one; one return is added."""
+        lowered, came, expected = [], 0, 0
+        for e, r, a in zip(self.ended, exposed, prior, strict=True):
+            came, expected = came * 3 // 4 + e * _ONE, expected * 3 // 4 + r * a
+            lowered.append(min(a, a * (came + _ONE) // (expected + _ONE)))
+        return lowered
 
     def _rates_anew(self, above: list[int] | None) -> list[int]:
         """``_rates``, worked out only for the bins in which something has changed since ``_hazards``."""
@@ -185,13 +217,16 @@ class GapClass:
                 first, last = 0, self.bins - 1
             else:
                 first, last = min(first, parent._changed[0]), max(last, parent._changed[1])
+        if parent is not None and parent.open_ended:
+            last = self.bins - 1  # what came before a bin counts there
         self._news_from, self._news_to, self._above = self.bins, -1, above
         self._before, self._changed = self._hazards, (first, last)
-        if above is None or (first == 0 and last == self.bins - 1):
+        if above is None or parent is None or parent.open_ended or (first == 0 and last == self.bins - 1):
             return self._rates(above)
         rates = [*self._hazards]
         for k in range(first, last + 1):
-            rate = (self.ended[k] * _ONE + above[k] * _PARENT_WEIGHT) // (self.reached[k] + _PARENT_WEIGHT)
+            exposed = self.reached[k] - self.inside[k] // 2 + _PARENT_WEIGHT
+            rate = (self.ended[k] * _ONE + above[k] * _PARENT_WEIGHT) // exposed
             rates[k] = rate if rate < _ONE else _ONE
         return rates
 
@@ -245,7 +280,7 @@ def expected_left(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> i
 def prior_gaps(per_bin: int, typical_us: int, last_us: int) -> GapClass:
     """A hazard of ``per_bin`` (of 2**20) from the typical gap to the last one. Below the typical gap it
     falls with the length of the bins: a small chance in a very short time would be a high rate."""
-    prior = GapClass(N_BINS)
+    prior = GapClass(N_BINS, open_ended=True)
     prior.reached = [_ONE] * N_BINS
     for k, edge in enumerate(TIME_EDGES_US):
         prior.ended[k] = per_bin * min(edge, typical_us) // typical_us if edge <= last_us else per_bin // 10
