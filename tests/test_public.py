@@ -77,7 +77,11 @@ def test_every_command_explains_itself_with_an_example(spoken: str, command: cli
 
 
 WITHOUT_WORDS = re.compile(r"^│ [* ]*((--?[\w-]+|[A-Z]{2,}(\.\.\.)?) *)+(\[[^]]*\] *)*│$")
-JOINED = re.compile(r"^ *stepwell .* stepwell (?!run)[a-z]")
+JOINED = re.compile(
+    r"^ *stepwell .* stepwell (?!run)[a-z]"
+    r"|\S.*Examples?: (\.venv\S*/)?stepwell bench"
+    r"|^Example: .*Exit code"
+)
 
 
 @pytest.mark.parametrize("spoken", [spoken for spoken, _ in COMMANDS])

@@ -90,7 +90,8 @@ def doctor(*, flags: DoctorFlags = NO_FLAGS, json_file: JsonOption = None) -> in
 
     Loads the model, computes about a thousand tokens, moves their KV to host memory and disk and back.
     Takes well under a minute. Give it the flags you mean to give to serve.
-    Example: stepwell doctor --model gemma3 --device-kv-tokens 4096 --host-kv 2GiB
+
+    Example: ``stepwell doctor --model gemma3 --device-kv-tokens 4096 --host-kv 2GiB``
 
     The promise is one of: exact (moved KV changes no bit), same tokens, not served. Exit code 2: not served.
     Of a model of embeddings or rankings: exact, or close (a number differs in its last digits beside others).

@@ -50,7 +50,8 @@ def serve(
     is bounded and checked; service tiers decide which request goes first; its owner is taken from its API
     key, and what clients send about that is removed. Budgets, the ledger and the live page are 'stepwell
     serve' alone.
-    Example: stepwell vllm serve models/gemma3 --disk-dir kv --disk-kv 20GiB -- --max-model-len 4096
+
+    Example: ``stepwell vllm serve models/gemma3 --disk-dir kv --disk-kv 20GiB -- --max-model-len 4096``
 
     Parameters
     ----------
@@ -113,7 +114,9 @@ def convert(gguf: str, folder: Path, *, dtype: str = "bfloat16") -> int:
     """Turn a GGUF into a folder that vLLM loads: config, tokenizer and weights as safetensors.
 
     The weights are dequantised, so the folder is larger than the file, and tokens differ from those of
-    llama.cpp, which computes with the quantised ones. Example: stepwell vllm convert gemma3 models/gemma3
+    llama.cpp, which computes with the quantised ones.
+
+    Example: ``stepwell vllm convert gemma3 models/gemma3``
 
     Parameters
     ----------

@@ -103,6 +103,7 @@ QuickOption = Annotated[
 ]
 
 Positive = Annotated[int, Parameter(validator=Number(gte=1))]
+NotNegative = Annotated[int, Parameter(validator=Number(gte=0))]
 OptionalPositive = Annotated[int | None, Parameter(validator=Number(gte=1), show_default=False)]
 """None: the default that the command's help names."""
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]

@@ -58,8 +58,11 @@ def main(run: BenchRun, suite: Path, /) -> None:
     """Run the JSON-Schema-Test-Suite (draft 2020-12, without its optional part) through structured output.
 
     The source package of ``jsonschema`` carries the suite. Takes a minute, needs no model.
-    Example: pip download jsonschema==4.26.0 --no-binary jsonschema --no-deps; stepwell bench schema-suite
-    jsonschema-4.26.0.tar.gz
+
+    Example, of two commands:
+
+        pip download jsonschema==4.26.0 --no-binary jsonschema --no-deps
+        stepwell bench schema-suite jsonschema-4.26.0.tar.gz
 
     Parameters
     ----------

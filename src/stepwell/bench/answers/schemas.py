@@ -68,7 +68,8 @@ def main(
     """Let a small model answer under random JSON schemas, and validate every answer with another library.
 
     A model of 135 million parameters writes nonsense; what counts is that it is valid nonsense.
-    Example: stepwell bench schemas --schemas 100 --json schemas.json
+
+    Example: ``stepwell bench schemas --schemas 100 --json schemas.json``
 
     Parameters
     ----------

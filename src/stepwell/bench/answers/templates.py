@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from stepwell.bench.harness import BenchRun, RealModelOption, bench
+from stepwell.bench.harness import BenchRun, bench
 from stepwell.bench.page_table import write_between
 from stepwell.console.output import table
 from stepwell.engines.base import AnswerReader, RenderedChat
@@ -93,11 +93,12 @@ class TemplateReuse:
 
 
 @bench("templates")
-def main(run: BenchRun, *paths: Path, model: RealModelOption = "smollm2", page: Path | None = None) -> None:
+def main(run: BenchRun, *paths: Path, model: str = "smollm2", page: Path | None = None) -> None:
     """Show what share of an agent's last turn its next prompt reuses, for each chat template.
 
     Last turn: its prompt, and what the model wrote after it. Nothing is computed, only written and counted.
-    Example: stepwell bench templates folder/of/templates --json reuse.json
+
+    Example: ``stepwell bench templates folder/of/templates --json reuse.json``
 
     Parameters
     ----------

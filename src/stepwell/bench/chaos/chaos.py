@@ -19,8 +19,9 @@ from stepwell.bench.chaos.faults import ALL, Scene, possible, small_file_system,
 from stepwell.bench.chaos.load import Load, undisturbed
 from stepwell.bench.chaos.tally import ChaosTally
 from stepwell.bench.chaos.target import ChaosTarget
-from stepwell.bench.harness import BenchRun, DirectoryOption, SeedOption, bench, scratch
+from stepwell.bench.harness import BenchRun, DirectoryOption, bench, scratch
 from stepwell.bench.ledger.postgres_server import running_postgres, why_not
+from stepwell.console.options import NotNegative
 from stepwell.console.output import table
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
@@ -91,7 +92,7 @@ def main(
     run: BenchRun,
     *,
     minutes: Minutes = None,
-    seed: SeedOption = 1,
+    seed: NotNegative = 1,
     engine: Literal["null", "llamacpp"] = "null",
     books: BooksIn = "both",
     faults: Annotated[list[str] | None, Parameter(negative="", show_default=False)] = None,
@@ -106,7 +107,8 @@ def main(
     The target is none: no other answer, no unstated code, no refusal without a reason, nothing charged
     twice or lost, books that verify, documents that are all there, and /health that comes back each time.
 
-    Example: stepwell bench chaos --minutes 30 --seed 7
+    Example: ``stepwell bench chaos --minutes 30 --seed 7``
+
     What the machine does not allow is left out and said: a file system that can be filled takes root, and
     PostgreSQL its programs. Exit code 1 if a target is missed.
 
@@ -115,7 +117,7 @@ def main(
     minutes
         How long (30; with --quick each fault once, under a minute on a quiet machine).
     seed
-        Of the faults and of the load. Threads and kills never fall twice at the same moment.
+        Seed of the faults and of the load. Threads and kills never fall twice at the same moment.
     engine
         null takes time and computes nothing; llamacpp serves SmolLM2.
     books

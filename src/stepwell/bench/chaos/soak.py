@@ -70,7 +70,8 @@ def main(
     is missed when even the lower bound of the interval is more than flat. At the end the books verify, and
     the recording of the whole run is decided again. Linux; takes scipy (the extra 'soak').
 
-    Example: stepwell bench soak --minutes 30
+    Example: ``stepwell bench soak --minutes 30``
+
     Exit code 1 if a target is missed.
 
     Parameters

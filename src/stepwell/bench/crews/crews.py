@@ -65,7 +65,8 @@ def main(
     commits, the beginning and the end of the session. Shapes called "inside" have a scripted server in the
     process, whose own time is taken out, so that what is left is the runtime without sockets. Then a
     planned crew's process is killed with SIGKILL at random moments and resumed.
-    Example: stepwell bench crews --json crews.json
+
+    Example: ``stepwell bench crews --json crews.json``
 
     Parameters
     ----------

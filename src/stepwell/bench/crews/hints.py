@@ -26,8 +26,8 @@ from stepwell.bench.crews.hints_report import (
     verdicts,
 )
 from stepwell.bench.crews.virtual import VirtualNode
-from stepwell.bench.harness import BenchRun, RealModelOption, SeedOption, ThreadsOption, bench, require_real
-from stepwell.console.options import OptionalPositive
+from stepwell.bench.harness import BenchRun, RealModelOption, ThreadsOption, bench, require_real
+from stepwell.console.options import NotNegative, OptionalPositive
 from stepwell.console.progress import Ticker
 from stepwell.simulate.hardware import MachineModel
 
@@ -67,7 +67,7 @@ def main(
     host: SharesDown = 0.0625,
     disk: SharesDown = 0.0625,
     threads: ThreadsOption = None,
-    seed: SeedOption = 1,
+    seed: NotNegative = 1,
 ) -> None:
     """Measure what it is worth that the runtime tells the server what each agent waits for, and how long.
 
@@ -75,7 +75,8 @@ def main(
     KV for a quarter of what they want to keep. Arms: hints; no hints, so that the server goes by what it
     sees and learns; no hints and plain LRU (not live). On the null engine in virtual time, with the costs
     of SmolLM2 on two cores; or live with a model.
-    Examples: stepwell bench hints --json hints.json; stepwell bench hints --engine llamacpp
+
+    Example: ``stepwell bench hints --json hints.json``; live: ``stepwell bench hints --engine llamacpp``
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def main(
     disk
         Disk KV, likewise.
     seed
-        Of the first round; the next have the numbers after it (live: all have this one).
+        Seed of the first round; the next have the numbers after it (live: all have this one).
     """
     live = engine == "llamacpp"
     if live:

@@ -62,8 +62,10 @@ def main(
     Runs the same greedy turns with every block on the device, and with every idle block pushed to host or
     disk after every round; alone and in batches. A fifth of the turns also runs twice with a restart in
     between, against twice without one.
-    Example: stepwell bench exactness --turns 200 --model smollm2
-    Example: stepwell bench exactness --zoo kinds mamba llama:q4_k_m
+
+    Example: ``stepwell bench exactness --turns 200 --model smollm2``
+
+    With tiny models: ``stepwell bench exactness --zoo kinds mamba llama:q4_k_m``
 
     Exit code 0: everything is identical; 1: something differs.
 

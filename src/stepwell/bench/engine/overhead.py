@@ -95,7 +95,9 @@ def main(
     """Measure the time per step spent outside the engine call.
 
     Twelve agents on a real model, and 200 on an engine that computes nothing and takes the time measured
-    on the real one. Example: stepwell bench overhead
+    on the real one.
+
+    Example: ``stepwell bench overhead``
 
     Parameters
     ----------

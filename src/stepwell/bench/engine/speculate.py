@@ -89,7 +89,8 @@ def main(
     A code-edit task: write a program once more with one function renamed, greedily, for one agent and for
     eight at once, in alternating rounds. Says tokens per second, the share of guesses that were right, and
     how many answers have the same tokens in both arms.
-    Example: stepwell bench speculate --agents 1 --rounds 3
+
+    Example: ``stepwell bench speculate --agents 1 --rounds 3``
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def main(
     draft_tokens
         Most guesses that one turn has checked in a step.
     output_tokens
-        Of each answer.
+        Tokens of each answer.
     rounds
         Rounds each way (default 6; 2 with --quick).
     """

@@ -98,7 +98,8 @@ def main(
 
     Twelve sequences of about 500 tokens, in alternating rounds with a bare loop over the same library;
     then one sequence alone, with and without exact_lone_decode.
-    Example: stepwell bench throughput --model gemma3
+
+    Example: ``stepwell bench throughput --model gemma3``
 
     Parameters
     ----------

@@ -49,7 +49,8 @@ def main(
     """Measure a step of llama.cpp by how long its threads spin before they sleep.
 
     Alone, and beside programs that never rest; one sequence and eight; in alternating rounds.
-    Example: stepwell bench waiting --spins 1000,10000 --beside 2
+
+    Example: ``stepwell bench waiting --spins 1000,10000 --beside 2``
 
     Parameters
     ----------

@@ -86,7 +86,8 @@ def main(
 
     Needs Ray: .venv-ray/bin/stepwell bench affinity, after 'make test-ray'. Ray's rule is its own prefix
     tree, asked as its router asks it, with its defaults.
-    Example: .venv-ray/bin/stepwell bench affinity --replicas 8
+
+    Example: ``.venv-ray/bin/stepwell bench affinity --replicas 8``
 
     Parameters
     ----------
@@ -97,7 +98,7 @@ def main(
     arrivals
         When they begin: poisson:RATE, gamma:RATE:CV, recorded.
     replicas
-        Of llama-3.1-70b on two H200 each.
+        Replicas of llama-3.1-70b, on two H200 each.
     dram_gb
         Host memory for KV of each; there are no disks.
     """

@@ -109,9 +109,13 @@ def main(
     """Kill one of several nodes under crews of agents, and compare the rules that choose a node.
 
     Six crews of four agents; each crew shares a document. All of it runs through 'stepwell deploy' with one
-    ledger. With vLLM: make test-vllm, then
-    .venv-vllm/bin/stepwell bench fleet --engine vllm --model models/tiny --rules kv-affine --quick
-    Example: stepwell bench fleet --quick
+    ledger.
+
+    Example: ``stepwell bench fleet --quick``
+
+    With vLLM, after ``make test-vllm``:
+
+        .venv-vllm/bin/stepwell bench fleet --engine vllm --model models/tiny --rules kv-affine --quick
 
     Parameters
     ----------
@@ -128,7 +132,7 @@ def main(
     crews
         Crews of four agents.
     turns
-        Of each agent.
+        Turns of each agent.
     device_kv_tokens
         Room for KV on each node's device.
     """

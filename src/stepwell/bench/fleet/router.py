@@ -87,7 +87,7 @@ def main(
 ) -> None:
     """Measure how long it takes to choose a node for a turn, under each rule.
 
-    Example: stepwell bench router --nodes 8,64,512
+    Example: ``stepwell bench router --nodes 8,64,512``
 
     Parameters
     ----------

@@ -146,7 +146,8 @@ def main(
     up. In the middle the process is killed with SIGKILL at work; the next one recovers the books and finds
     the disk warm. On the null engine an hour passes in a minute or two; on a real model in its own time.
 
-    Example: stepwell bench conservation --engine llamacpp --minutes 10
+    Example: ``stepwell bench conservation --engine llamacpp --minutes 10``
+
     Exit code 1: a sum is off by more than 0.1 %, 'ledger verify' finds anything, or something of all that
     did not happen, so that the run proves nothing.
 
@@ -157,7 +158,7 @@ def main(
     minutes
         How long, both lives together (60 on null, 10 live; 5 and 1.5 with --quick).
     seed
-        Of the load, of the failures and of the kill.
+        Seed of the load, of the failures and of the kill.
     keep
         Leave books and recordings here (a new directory), to be looked at.
     """

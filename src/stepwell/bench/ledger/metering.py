@@ -103,7 +103,9 @@ def main(
     """Measure what keeping books costs a server, and how many postings a second it can make.
 
     The same turns on a real model with and without a ledger, in turn; and, on an engine that computes
-    nothing, postings from the meter through the writer into SQLite. Example: stepwell bench metering
+    nothing, postings from the meter through the writer into SQLite.
+
+    Example: ``stepwell bench metering``
 
     Parameters
     ----------

@@ -106,7 +106,8 @@ def main(
     """Measure how many postings a second the ledger writes, one transaction for each engine step.
 
     SQLite in a temporary file, and PostgreSQL where a URL is given. Nothing else runs.
-    Example: stepwell bench postings --batches 16,128 --postgres postgresql://me@localhost/empty
+
+    Example: ``stepwell bench postings --batches 16,128 --postgres postgresql://me@localhost/empty``
 
     Parameters
     ----------

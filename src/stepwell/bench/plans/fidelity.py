@@ -119,7 +119,7 @@ def main(
     agents under a flood. The same clients play against a simulated machine with those constants. Every
     recording is decided again, which must give the same decisions. About ten minutes on a quiet machine.
 
-    Example: stepwell bench fidelity --json fidelity.json
+    Example: ``stepwell bench fidelity --json fidelity.json``
 
     Parameters
     ----------

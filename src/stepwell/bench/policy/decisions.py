@@ -137,7 +137,8 @@ def main(
 
     No engine runs and no bytes move: this is the time of Scheduler.step alone under steady pressure. With
     PYTHONPATH=build/policy-compiled (see make policy-compiled) the compiled policy is measured.
-    Example: stepwell bench decisions --policies stepwell,lru --sizes 200x50000
+
+    Example: ``stepwell bench decisions --policies stepwell,lru --sizes 200x50000``
 
     Parameters
     ----------

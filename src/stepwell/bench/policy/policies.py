@@ -16,7 +16,7 @@ from cyclopts.validators import Number
 from stepwell.bench.harness import BenchRun, bench, words_of
 from stepwell.bench.policy.kept_runs import KeptRuns
 from stepwell.bench.policy.over_seeds import ORACLE, OWN, rooms_table, rows_of, seeds_table, verdicts
-from stepwell.console.options import OptionalPositive, Positive
+from stepwell.console.options import NotNegative, OptionalPositive, Positive
 from stepwell.console.progress import Ticker
 from stepwell.errors import BadInput
 from stepwell.policy.eviction import EVICTION_POLICIES
@@ -100,13 +100,8 @@ class ComparedGrid:
     """How many sessions of agents, drawn by seed."""
     requests: OptionalPositive = None
     """How many of Mooncake's requests (default: all of them)."""
-    seed: Annotated[
-        int,
-        Parameter(
-            validator=Number(gte=0),
-            help="Draws sessions, arrivals, service tiers and errors of declarations.",
-        ),
-    ] = 1
+    seed: NotNegative = 1
+    """Draws sessions, arrivals, service tiers and errors of declarations."""
     seeds: Positive = 5
     """How many seeds, from --seed on; means and 95 % intervals are reported. One with --quick."""
     unit_tokens: Annotated[int, Parameter(validator=Number(gte=1, lte=64))] = 2
@@ -154,8 +149,10 @@ def main(
 
     The real policy runs; the machine under it is a cost model with figures measured on llama.cpp. The cost
     of misses is set against a lower bound that no policy beats which opens the same turns at the same times
-    (a linear program; extra 'bound'). Example: stepwell bench policies --trace agentic --room 1/8
-    --policy lru,ttl,stepwell --seeds 1
+    (a linear program; extra 'bound').
+
+    Example: ``stepwell bench policies --trace agentic --room 1/8 --policy lru,ttl,stepwell --seeds 1``
+
     Exit code 1: a policy and the machine did not agree (a plan that cannot be carried out); the other runs
     are reported.
 

@@ -108,9 +108,9 @@ def main(
     model_weeks
         On how many weeks those run, the sample week first.
     level
-        Of our crew with them: choose or write. The scripted model words sentences (write).
+        What our crew does with them: choose or write. The scripted model words sentences (write).
     within_s
-        Of a model in seconds: a week that is not finished by then does not count.
+        Time limit of a model, in seconds: a week that is not finished by then does not count.
     keep
         Add each week of a model that runs here to this file of JSON lines as it ends. Weeks that are in it
         already are not run again, so a run that was stopped goes on where it stood.

@@ -64,14 +64,16 @@ def main(
 ) -> None:
     """Measure what the access log costs: the same turns over HTTP without and with it.
 
-    The engine is the null engine, which takes the time of a small model. Example: stepwell bench access-log
+    The engine is the null engine, which takes the time of a small model.
+
+    Example: ``stepwell bench access-log``
 
     Parameters
     ----------
     agents
         How many take turns, all of them at once.
     turns
-        Of each agent (1 with --quick).
+        Turns of each agent (1 with --quick).
     rounds
         How often the work is done in each way (1 with --quick).
     log_format

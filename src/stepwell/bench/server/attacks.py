@@ -66,7 +66,8 @@ def main(
     that explode, documents that make parsers go back, bodies that are too large, that are just small enough,
     or that are all brackets, connections that say nothing. Meanwhile /health is asked a hundred times a
     second. The target is 250 ms at worst, and that the server lives. Three minutes on a quiet machine.
-    Example: stepwell bench attacks --only "7.9 MiB" --only grammar
+
+    Example: ``stepwell bench attacks --only "7.9 MiB" --only grammar``
 
     Beside the wait stands the CPU time that the server took during the worst poll: on a machine that does
     other work as well it tells what the server did from what it waited for.

@@ -88,7 +88,9 @@ def main(
     """Measure what ordering a batch by shared prefixes saves, and whether kills lose or double anything.
 
     A server on the null engine, twice: lines ordered and the server killed twice, then in the order of
-    the file. Example: stepwell bench batches --lines 1000
+    the file.
+
+    Example: ``stepwell bench batches --lines 1000``
 
     Parameters
     ----------

@@ -100,7 +100,8 @@ def main(
     A short turn beside a prompt of 6,000 tokens of another session of its own tenant; then a priority
     tenant's agents take their turns alone, and under a flood of flex agents at ten times what the machine
     can serve: our policy, our LRU, llama.cpp's own server. About eight minutes.
-    Example: stepwell bench neighbours --part sessions --policies stepwell --no-peer
+
+    Example: ``stepwell bench neighbours --part sessions --policies stepwell --no-peer``
 
     Parameters
     ----------

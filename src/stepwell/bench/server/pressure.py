@@ -125,7 +125,7 @@ class PressureFlags:
     """Repeat everything, in turned order; medians are quoted."""
     threads: ThreadsOption = None
     checkpoint_growth: Annotated[int | None, Parameter(validator=Number(gte=0), show_default=False)] = None
-    """Of our servers' settings, for models with a running state: 0 keeps it in every block."""
+    """Setting of our servers, for models with a running state: 0 keeps it in every block."""
 
     def workload(self, *, quick: bool) -> Pressure:
         return replace(QUICK if quick else FULL, share_prefix=not self.private_first)
@@ -171,7 +171,8 @@ def main(run: BenchRun, *, model: ModelOption = "gemma3", flags: PressureFlags =
 
     Twelve agents share a document of 350 words, each has a private role of 350 words and takes four
     turns of 16 tokens; four clients at a time, over HTTP. One server after the other does the same work.
-    Example: stepwell bench pressure --peer --json pressure.json
+
+    Example: ``stepwell bench pressure --peer --json pressure.json``
     """
     workload = flags.workload(quick=run.quick)
     plan = flags.plan(model, workload, quick=run.quick)

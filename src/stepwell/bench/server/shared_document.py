@@ -108,14 +108,16 @@ def main(
 
     A document is uploaded to ``/v1/files`` and attached by ten agents of one tenant: all at once, and another
     document one agent after the other. Then another tenant uploads and attaches the first one: it finds
-    nothing. Example: stepwell bench shared-document
+    nothing.
+
+    Example: ``stepwell bench shared-document``
 
     Parameters
     ----------
     agents
         How many attach each document.
     words
-        Of each document (default: 1,200; quick: 300).
+        Words of each document (default: 1,200; quick: 300).
     """
     words = words or (300 if run.quick else 1_200)
     require_real(model)

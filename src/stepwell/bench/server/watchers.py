@@ -77,7 +77,8 @@ def main(
     """Measure what watchers cost: the same turns over HTTP without and with readers of /v1/watch.
 
     The engine is the null engine, which takes the time of a small model. Readers are a process of their own.
-    Example: stepwell bench watchers
+
+    Example: ``stepwell bench watchers``
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ def main(
     watchers
         How many read the stream of the operators' view, a frame a second.
     turns
-        Of each agent (1 with --quick).
+        Turns of each agent (1 with --quick).
     rounds
         How often the work is done in each way (1 with --quick).
     """

@@ -68,7 +68,9 @@ def main(
     damaged, writes fail, models change and the bound is kept full. After every kill everything that is
     offered is read back and compared. The target is none: no wrong byte, bound never passed, lock never
     in the way, no block lost without damage.
-    Example: stepwell bench crash --kills 50
+
+    Example: ``stepwell bench crash --kills 50``
+
     Exit code 1 if a target is missed.
 
     Parameters

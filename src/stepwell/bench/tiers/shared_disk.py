@@ -64,7 +64,9 @@ def main(
     Two processes write blocks whose bytes follow from their names, over a bound that is always full, and read
     each other's. One of them is killed at a random moment and another takes its place. After every kill the
     directory is measured, a record is damaged now and then, and everything is read back and compared.
-    Example: stepwell bench shared-disk --kills 50
+
+    Example: ``stepwell bench shared-disk --kills 50``
+
     Exit code 1 if a target is missed.
 
     Parameters

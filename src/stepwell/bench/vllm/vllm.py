@@ -112,7 +112,8 @@ def main(
     Needs an environment with vLLM (make test-vllm makes one) and a folder that vLLM loads. One server after
     the other; each takes a minute to start on a CPU. Also: are all tokens the same as stock's, and what does
     a tenant that has paid feel of a flood, with vLLM's own priorities and with service tiers.
-    Example: stepwell bench vllm --model models/gemma3 --quick
+
+    Example: ``stepwell bench vllm --model models/gemma3 --quick``
 
     Parameters
     ----------
@@ -131,7 +132,7 @@ def main(
     context_tokens
         Longest context (--max-model-len), which the few blocks must hold (default: 1984, with --quick 960).
     dtype
-        Of weights and KV.
+        Type of weights and KV.
     exact_turns
         Turns whose tokens are compared.
     """
