@@ -69,7 +69,7 @@ def test_a_short_document_is_computed_once_for_all_agents_of_all_runs(
     tokens = uploaded(server, "well.txt", SHORT)["tokens"]
     flags = ["--library", "well.txt", "--server", server.base_url]
     first = turns(*flags)
-    assert f"well.txt is attached for those who read: {tokens:,} tokens." in capsys.readouterr().err
+    assert f"well.txt is attached for roles that read: {tokens:,} tokens." in capsys.readouterr().err
     assert len(first) == 3
     assert min(one["prompt_tokens"] for one in first) > tokens
     assert tokens < computed(first) < 1.5 * tokens
@@ -134,7 +134,7 @@ def test_servers_of_its_own_attach_documents_of_the_library_here(
     (home / "well.txt").write_text(SHORT)
     assert cli.run(["library", "add", "well.txt"]) == 0
     usages = turns("--library", "well.txt")
-    assert "well.txt is attached for those who read: " in capsys.readouterr().err
+    assert "well.txt is attached for roles that read: " in capsys.readouterr().err
     assert computed(usages) < 1.5 * len(SHORT)
     assert min(one["prompt_tokens"] for one in usages) > len(SHORT)
 

@@ -114,7 +114,7 @@ async def choose(
         if why := await _why_not(one, places, room):
             _say_not(f"{one.document.name} {why}", say, insist)
             continue
-        say(f"{one.document.name} is attached for those who read: {one.tokens:,} tokens.")
+        say(f"{one.document.name} is attached for roles that read: {one.tokens:,} tokens.")
         chosen.append(one)
         room -= one.tokens
     if not context:
@@ -126,7 +126,7 @@ async def choose(
 def _say_not(why: str, say: Callable[[str], None], insist: bool) -> None:
     if insist:
         raise BadInput(f"--attach always: {why}")
-    say(f"{why}: passages are given to those who read.")
+    say(f"{why}: passages are given to roles that read.")
 
 
 async def _context_tokens(place: ModelPlace) -> int:

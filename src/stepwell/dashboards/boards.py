@@ -226,7 +226,7 @@ MONEY = Board(
 AGENTS = Board(
     "stepwell-agents",
     "Stepwell: agents and preemption",
-    "Who waits, who runs, and who had to make room.",
+    "Agents that wait and run, and those that had to make room.",
     (
         Panel(
             "Agents",

@@ -240,7 +240,7 @@ def welcome_one(node: Node, keys: KeyRing, url: str) -> None:
     for line in capacity_lines(node):
         say("  " + line)
     if node.ledger is not None:
-        say(f"  ledger  {node.settings.ledger.path}: 'stepwell ledger margin' says who cost what")
+        say(f"  ledger  {node.settings.ledger.path}: 'stepwell ledger margin' says what each costs")
     who = "API keys required" if keys.required else "no API keys: this machine only, one tenant"
     say(f"  {who}. Ctrl-C stops.")
 
@@ -260,7 +260,7 @@ def welcome_several(node: ModelsNode, keys: KeyRing, url: str) -> None:
     kv = node.settings.kv
     say(f"  shared  {format_size(kv.host_kv)} of host memory, {format_size(kv.disk_kv)} of disk")
     if node.ledgers:
-        say(f"  ledger  {node.settings.ledger.path}: 'stepwell ledger margin' says who cost what")
+        say(f"  ledger  {node.settings.ledger.path}: 'stepwell ledger margin' says what each costs")
     who = "API keys required" if keys.required else "no API keys: this machine only, one tenant"
     say(f"  {who}. Ctrl-C stops.")
 

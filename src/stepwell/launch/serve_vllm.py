@@ -188,6 +188,6 @@ def _ledger(settings: Settings, model: str, context_tokens: int, clock: Clock) -
 def _welcome(say: Callable[[str], None], name: str, url: str, settings: Settings, keys: KeyRing) -> None:
     say(f"Stepwell serves {name} at {url}/v1, computed by vLLM")
     if settings.ledger.path not in (None, NO_LEDGER):
-        say(f"  ledger  {settings.ledger.path}: 'stepwell ledger margin' says who cost what")
+        say(f"  ledger  {settings.ledger.path}: 'stepwell ledger margin' says what each costs")
     who = "API keys required" if keys.required else "no API keys: this machine only, one tenant"
     say(f"  {who}. Ctrl-C stops.")

@@ -99,13 +99,12 @@ def main(
     run.settings = {"models": models, "turns": count, "seed": seed, "device_kv_tokens": device_kv_tokens}
     run.settings |= {"shape": asdict(ScheduleShape()), "threads": threads}
     for name in models:
-        job = ArmsJob(name, count, seed, device_kv_tokens, threads)
-        _compare(job, run, control=control, restart=restart)
+        _compare(ArmsJob(name, count, seed, device_kv_tokens, threads), run, control, restart)
     rows = [found | {"name": name} for name, found in run.results.items()]
     run.show(sheet("On the device against demoted after every round", COLUMNS, rows))
 
 
-def _compare(job: ArmsJob, run: BenchRun, *, control: bool, restart: bool) -> None:
+def _compare(job: ArmsJob, run: BenchRun, control: bool, restart: bool) -> None:
     """Add what both arms of one model did, and what differs."""
     comparison = job.run(run.progress, run.samples)
     if control and job.model != NULL_MODEL:
