@@ -47,6 +47,23 @@ def test_help_lists_what_there_is(capsys: pytest.CaptureFixture[str], tokens: li
     assert all(command.name in shown for command in commands)
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (False, None),
+        ("", None),
+        ((), None),
+        ([], None),
+        (None, None),
+        (0, "0"),
+        (True, "True"),
+        ((1, 8), "1 8"),
+    ],
+)
+def test_help_leaves_out_defaults_that_say_nothing(value: object, told: str | None) -> None:
+    assert cli._told_default(value) == told
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--version"]) == 0
     assert capsys.readouterr().out == f"{__version__}\n"

@@ -335,7 +335,9 @@ def build_app(tokens: Sequence[str] = ()) -> App:
 
 def _told_default(value: object) -> str | None:
     """What help says of a default; nothing of one that is empty or off."""
-    return None if value is False or value in (None, "", (), []) else str(value)
+    if value is False or value in (None, "", (), []):
+        return None
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def _mount(app: App, command: Command, tokens: Sequence[str]) -> None:
