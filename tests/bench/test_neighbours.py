@@ -94,13 +94,13 @@ def test_the_flood_gets_credit_for_what_was_computed_while_paid_turns_ran() -> N
 
 
 def test_a_wait_is_held_against_what_the_contract_promises_it_and_no_more() -> None:
-    """Of three that came together each may wait a turn longer than the one before it; one that came to its
-    bound before it and was answered by then gives it nothing."""
-    together = [sample(64.0 + n, start_s=10.0 + n / 10) for n in range(3)]
+    """Of three that came together each may wait a turn longer than the one before it, at a sixth of the pace
+    alone; one that came to its bound before it and was answered by then gives it nothing."""
+    together = [sample(69.0 + 6 * n, start_s=10.0 + n / 10) for n in range(3)]
     kept = outcome(alone=[sample(1.0, 3.0)], flood=[sample(5.0, start_s=9.0), *together], flood_turn_s=1.0)
-    assert kept.wait_of_bound(60.0) == 1.0, "60, 3 for who ran, and 1 for itself"
-    passed_over = replace(kept, flood=[*kept.flood, sample(68.0, start_s=10.3)])
-    assert passed_over.wait_of_bound(60.0) == pytest.approx(68 / 67)
+    assert kept.wait_of_bound(60.0) == 1.0, "60, 3 for what ran, and 6 for itself"
+    passed_over = replace(kept, flood=[*kept.flood, sample(88.0, start_s=10.3)])
+    assert passed_over.wait_of_bound(60.0) == pytest.approx(88 / 87)
     assert replace(kept, flood=[]).wait_of_bound(60.0) == math.inf
 
 

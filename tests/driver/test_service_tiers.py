@@ -206,8 +206,8 @@ def gaps_us(rig: Rig, answer: Answer) -> list[int]:
 
 
 def machine(*contracts: Contract, **config: Any) -> Rig:
-    costs = {"decode_us_per_step": 8_000, "decode_us_per_sequence": 2_000}
-    rig = tiered(*contracts, device=400, host=400, **costs, **config)
+    costs = {"decode_us_per_step": 8_000, "decode_us_per_sequence": 2_000, **config}
+    rig = tiered(*contracts, device=400, host=400, **costs)
     for n in range(4):  # what decoding and prefill cost is measured, not configured
         rig.ask(prompt(60 + n, 30), 12, tenant="w", service_tier="flex", agent=f"warm{n}")
         rig.driver.run_until_idle()
@@ -370,6 +370,71 @@ def test_a_turn_that_has_a_place_and_is_given_no_compute_waits_as_well() -> None
         if rig.driver.snapshot().running + rig.driver.snapshot().waiting < 4:
             n += 1
             rig.ask(prompt(210 + n, 40), 60, tenant="p", service_tier="priority")
+    rig.settle()
+
+
+@pytest.mark.parametrize("streams", [1, 3, 6])
+@pytest.mark.parametrize("decode_us", [5_000, 40_000, 90_000])
+def test_turns_at_their_bound_slow_paid_streams_by_a_fifth_and_go_on_in_every_step(
+    streams: int, decode_us: int
+) -> None:
+    """Their target leaves no time at all and flex is guaranteed none: what the bound costs who streams
+    is known beforehand."""
+    tight = Contract("priority", weight=16, tpot_target_us=1_000)
+    rig = machine(tight, Contract("flex", weight=1, max_wait_us=SECOND), decode_us_per_step=decode_us)
+    paid = [rig.ask(prompt(200 + n, 40), 400, tenant="p", service_tier="priority") for n in range(streams)]
+    steps(rig, 8)
+    flood = [rig.ask(prompt(300 + n, 400), 10, tenant="f", service_tier="flex") for n in range(3)]
+    turns, alone_us, took_us = rig.driver.scheduler.table.turns, decode_us + 2_000 * streams, []
+    while not flood[0].tokens:
+        of_flex = [turn for turn in turns.values() if turn.contract.name == "flex"]
+        seen, begun_us = [len(answer.tokens) for answer in paid], rig.clock.now_us()
+        aged = bool(of_flex) and all(turn.aged for turn in of_flex)
+        rig.driver.step()
+        if not aged or any(answer.ended for answer in paid):
+            continue
+        took_us.append(rig.clock.now_us() - begun_us)
+        assert [len(answer.tokens) for answer in paid] == [count + 1 for count in seen]
+        assert sum(turn.computed for turn in of_flex) >= len(took_us) - 1, "a token in every step"
+    most_us = alone_us + max(alone_us // 5, 2_000)  # one token in any case
+    assert sum(took_us) <= 1.05 * most_us * len(took_us)  # by prices that are learned on the way
+    rig.settle()
+
+
+def test_prompts_beside_a_paid_stream_leave_a_turn_at_its_bound_a_sixth_of_its_pace() -> None:
+    """The stream says what may run beside it, and the prompts of an adversary come first and never end."""
+    bound_us = 2 * SECOND
+    tight = Contract("priority", weight=16, tpot_target_us=1_000)
+    rig = machine(tight, Contract("flex", weight=1, max_wait_us=bound_us))
+    rig.ask(prompt(200, 40), 900, tenant="p", service_tier="priority")
+    steps(rig, 4)
+    flex, asked_us = rig.ask(prompt(1, 300), 10, tenant="f", service_tier="flex"), rig.clock.now_us()
+    prompts: list[Answer] = []
+    while not flex.tokens:
+        if sum(not answer.ended for answer in prompts) < 3:
+            prompts.append(rig.ask(prompt(300 + len(prompts), 150), 1, tenant="p", service_tier="priority"))
+        rig.driver.step()
+    waited_us = rig.clock.now_us() - asked_us
+    assert bound_us < waited_us < 1.1 * (bound_us + 6 * 300 * 2_000)
+    rig.settle()
+
+
+def test_a_turn_at_its_bound_waits_for_a_paid_stream_to_end_but_not_for_ever() -> None:
+    """The stream has the room that it needs, once for longer than the bound and once for more than twice."""
+    bound_us = 2 * SECOND
+    rig = tiered(PRIORITY, Contract("flex", weight=1, max_wait_us=bound_us), decode_us_per_step=60_000)
+    paid = rig.ask(prompt(2, 100), 50, tenant="p", service_tier="priority")
+    steps(rig, 4)
+    flex = rig.ask(prompt(1, 100), 10, tenant="f", service_tier="flex")
+    assert finished_at([paid, flex], rig) == [0, 1]
+    assert preempted(paid) == 0
+    paid = rig.ask(prompt(3, 100), 90, tenant="p", service_tier="priority")
+    steps(rig, 4)
+    flex, asked_us = rig.ask(prompt(4, 100), 10, tenant="f", service_tier="flex"), rig.clock.now_us()
+    while not flex.tokens:
+        rig.driver.step()
+    assert preempted(paid) == 1
+    assert 2 * bound_us <= rig.clock.now_us() - asked_us < 2 * bound_us + SECOND
     rig.settle()
 
 

@@ -371,11 +371,13 @@ class Admission:
 
     def _victims_of(self, turn: Turn) -> list[Turn]:
         """Running turns that a heavier one may displace: the lightest and youngest first. None that
-        has waited too long, none that only just came, and none within its guaranteed frames."""
+        has waited too long, none that only just came, and none within its guaranteed frames. A turn that
+        has waited too long waits for heavier ones to end; after twice as long, it displaces them as well."""
         if not self.table.book.ordered:
             return []
         running = [self.table.turns[r] for r in reversed(self.table.running)]
-        weight = WHOLE + 1 if turn.aged else turn.contract.weight
+        waited_us = self.table.now_us - turn.waiting_since_us
+        weight = WHOLE + 1 if waited_us >= 2 * turn.contract.max_wait_us else turn.contract.weight
         lighter = [t for t in running if t.contract.weight < weight and not t.aged and self._has_run(t)]
         if not lighter:
             return []

@@ -1,8 +1,9 @@
 """The batch of a step: which turns get compute now, and how much.
 
 Heavier service tiers first. A lighter one runs beside them as far as their targets leave time in the
-step; what it is owed by its guarantee it gets in any case. Among the prompts of one tenant the oldest has
-half, so that none starves, and the shortest of every session has the rest, so that none waits for a long one.
+step; what it is owed by its guarantee it gets in any case, and what has waited for too long gets a fifth of
+the others' time. Among the prompts of one tenant the oldest has half, so that none starves, and the shortest
+of every session has the rest, so that none waits for a long one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from stepwell.policy.contracts import WHOLE, Contract
+from stepwell.policy.contracts import AGED_TAKE, WHOLE, Contract
 from stepwell.policy.drafting import worth_checking
 from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import Turn, TurnState
@@ -43,6 +44,10 @@ class _Step:
     """What the first sequence that decodes adds, and every further one; never nothing."""
     decoding: int = 0
     so_far_us: int = 0
+    aged_us: int = 0
+    """Of that, what turns have that are limited and have waited for too long."""
+    coming_us: int = 0
+    """What prompts of those that limit them will take of the step, while those turns are looked at."""
     pieces: dict[RequestId, Piece] = field(default_factory=dict)
     cost_us: dict[RequestId, int] = field(default_factory=dict)
     parts: dict[str, _Part] = field(default_factory=dict)
@@ -115,11 +120,15 @@ class BatchBuilder:
         tokens = self._tokens_of_step(prompts)
         step = _Step(tokens, decode_us=(max(1, first_us), max(1, further_us)))
         streams = [turn for turn in order if not turn.prefilling]
+        if streams and streams[0].aged:  # what it may have beside those with a target, they say
+            streams.sort(key=lambda turn: -turn.contract.weight)
         for turn in streams:
             turn.checked = 0
         self._add_decoding(streams, step)
         if self.config.draft_tokens and not prompts:
             self._add_drafts(streams, step)
+        if prompts and prompts[0].aged:
+            step.coming_us = self._coming_us(prompts, step)
         for group in by_tenant(prompts) if self.book.ordered else [[turn] for turn in prompts]:
             self._add_prompts(group, step)
         self._charge(step, order)
@@ -184,12 +193,12 @@ class BatchBuilder:
             contract, start = turn.contract, turn.computed
             part, cost_us = parts.get(contract.name), further_us if step.decoding else first_us
             left_us = step.time_left_us
-            limited = left_us is not None and contract.weight < step.limit_weight and not turn.aged
+            limited = left_us is not None and contract.weight < step.limit_weight
             if (
                 part is None
                 or step.tokens_left < 1
                 or part.tokens_left < 1
-                or (limited and left_us is not None and cost_us > left_us)
+                or (limited and left_us is not None and (turn.aged or cost_us > left_us))
                 or start >= (len(turn.path) + turn.frames) * block_tokens
                 or turn.state is not TurnState.RUNNING
             ):
@@ -246,21 +255,36 @@ class BatchBuilder:
                 step.cost_us[turn.id] += turn.checked * costs.draft_us()
                 left -= turn.checked
 
+    def _coming_us(self, prompts: Sequence[Turn], step: _Step) -> int:
+        """What prompts take of the step that are not limited and stand behind turns that waited too long."""
+        tokens, total_us = step.tokens_left, 0
+        for turn in prompts:
+            if not turn.aged and turn.contract.weight >= step.limit_weight:
+                count = min(turn.remaining, tokens, self._tokens_for(turn, step))
+                total_us += self._cost_us(turn, True, count, step)
+                tokens -= count
+        return total_us
+
     def _begin_part(self, contract: Contract, step: _Step) -> _Part:
         share = self._share_of_step(contract) if self.book.ordered else step.tokens_left
         part = step.parts[contract.name] = _Part(share)
         return part
 
     def _tokens_in_time(self, turn: Turn, prefilling: bool, tokens: int, step: _Step) -> int:
-        """How many of ``tokens`` it may have beside those that have a target, or because it is owed them."""
+        """How many of ``tokens`` it may have beside those that have a target, or because it is owed them, or
+        has waited for too long."""
         per_token_us = max(1, self._cost_us(turn, prefilling, 1, step))
-        if turn.aged or step.time_left_us is None:
+        if step.time_left_us is None:
             return tokens
         if not prefilling and per_token_us <= step.time_left_us:
             return tokens
         owed_us = self.attained.debt_us(turn.contract.name) - step.parts[turn.contract.name].spent_us
         paid_us = min(owed_us, _MOST_DEBT_PIECE_US) if owed_us >= _LEAST_DEBT_PIECE_US else 0
         time_us = max(step.time_left_us, paid_us)
+        if turn.aged:  # one token in any case: so it goes on where no target can be met
+            at_least_us = 0 if step.aged_us else per_token_us
+            others_us = step.so_far_us - step.aged_us + step.coming_us
+            time_us = max(time_us, others_us // AGED_TAKE - step.aged_us, at_least_us)
         if not prefilling:
             return tokens if per_token_us <= time_us else 0
         return min(tokens, time_us // per_token_us)
@@ -285,7 +309,8 @@ class BatchBuilder:
         """A turn with a target limits how much of the step is left for lighter service tiers."""
         contract = turn.contract
         target_us = contract.ttft_target_us if prefilling else contract.tpot_target_us
-        if contract.weight < step.limit_weight and step.time_left_us is not None and not turn.aged:
+        if contract.weight < step.limit_weight and step.time_left_us is not None:
+            step.aged_us += cost_us if turn.aged else 0
             step.time_left_us = max(0, step.time_left_us - cost_us)
         elif target_us is not None:
             hurries = prefilling or self._is_waited_for(contract)
@@ -320,7 +345,7 @@ class BatchBuilder:
     def _piece(self, turn: Turn, budget: int, step: _Step) -> Piece | None:
         start, count = turn.computed, turn.remaining
         if budget < count:
-            count = self._to_block_border(start, budget)
+            count = budget if turn.aged else self._to_block_border(start, budget)
         if self.checkpoints.active:
             count = self.checkpoints.piece_tokens(turn, count)
         if start + count > turn.blocks_held * self.config.block_tokens:

@@ -15,7 +15,7 @@ from stepwell.bench.server.flood import Neighbours
 from stepwell.bench.server.neighbours_sessions import Siblings, siblings_table
 from stepwell.console.output import sheet
 from stepwell.console.report import Verdict
-from stepwell.policy.contracts import WHOLE, Contract
+from stepwell.policy.contracts import AGED_TAKE, WHOLE, Contract
 
 LIMIT_TTFT, LIMIT_TPOT = 1.25, 1.5
 LIMIT_SIBLING = 50.0
@@ -116,16 +116,17 @@ class NeighboursOutcome:
         """The longest wait of a flood turn for its first token, over what its contract promises.
 
         That is (docs/policy.md, "Bounds") ``max_wait``, the longest turn that may run then, and a turn for
-        itself and for each that came to its bound before it and still waited. More than 1: the promise was
-        not kept.
+        itself and for each that came to its bound before it and still waited, at the pace that is left beside
+        paid streams. More than 1: the promise was not kept.
         """
         answered = [sample for sample in self.flood if not sample.error]
         run_s = max((sample.e2e_s for sample in self.alone), default=0.0)
+        turn_s = (1 + AGED_TAKE) * self.flood_turn_s
         worst = 0.0 if answered else float("inf")
         for one in answered:
             due_s = one.start_s + max_wait_s
             before = sum(1 for o in answered if o.start_s < one.start_s and o.start_s + o.ttft_s > due_s)
-            worst = max(worst, one.ttft_s / (max_wait_s + run_s + (before + 1) * self.flood_turn_s))
+            worst = max(worst, one.ttft_s / (max_wait_s + run_s + (before + 1) * turn_s))
         return worst
 
     @property
