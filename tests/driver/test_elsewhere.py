@@ -43,8 +43,8 @@ def test_they_take_no_room_on_the_disk_and_are_bounded() -> None:
     manager = rig.driver.scheduler.block_manager
     metas = metas_of(make_rig())
     used = manager.disk_used
-    manager.elsewhere.offered(metas, 1)
-    manager.elsewhere.offered(metas, 2)  # again: nothing new
+    manager.elsewhere.offered(metas)
+    manager.elsewhere.offered(metas)  # again: nothing new
     assert manager.disk_used == used
     assert sum(block.elsewhere for block in manager.index.blocks.values()) == len(metas)
     rig.driver.scheduler.check()
@@ -52,6 +52,6 @@ def test_they_take_no_room_on_the_disk_and_are_bounded() -> None:
         BlockMeta(name, None, 0, 16, (name[:15] + b"u", name), "acme", 128)
         for name in (number.to_bytes(16, "big") for number in range(1, MOST_BLOCKS + 10))
     ]
-    manager.elsewhere.offered(many, 3)
+    manager.elsewhere.offered(many)
     assert sum(block.elsewhere for block in manager.index.blocks.values()) == MOST_BLOCKS
     assert manager.index.get(metas[0].id) is None

@@ -331,12 +331,10 @@ class Admission:
 
     def _cap_room(self, turn: Turn) -> int:
         """Frames its service tier may still take for running turns under its cap."""
-        share = turn.contract.cap.device
-        held = (self.table.turns[r] for r in self.table.running)
-        used = sum(
-            t.blocks_held + self._still_reserved(t) for t in held if t.contract.name == turn.contract.name
-        )
-        return self.config.device_blocks * share // WHOLE - used
+        held = [self.table.turns[r] for r in self.table.running]
+        same = [t for t in held if t.contract.name == turn.contract.name]
+        used = sum([t.blocks_held + self._still_reserved(t) for t in same])
+        return self.config.device_blocks * turn.contract.cap.device // WHOLE - used
 
     def _owed_places(self) -> dict[str, int]:
         """Places that service tiers with waiting turns are short of, by their guarantee of compute."""
@@ -370,9 +368,9 @@ class Admission:
         return max(1, self.config.max_running - kept)
 
     def _victims_of(self, turn: Turn) -> list[Turn]:
-        """Running turns that a heavier one may displace: the lightest and youngest first. None that
-        has waited too long, none that only just came, and none within its guaranteed frames. A turn that
-        has waited too long waits for heavier ones to end; after twice as long, it displaces them as well."""
+        """Running turns that a heavier one may displace, or one that has waited for twice its bound: the
+        lightest and youngest first. None that has waited too long or only just came, and none within its
+        guaranteed frames."""
         if not self.table.book.ordered:
             return []
         running = [self.table.turns[r] for r in reversed(self.table.running)]

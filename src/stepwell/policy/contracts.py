@@ -15,7 +15,7 @@ WHOLE = 1000
 
 AGED_TAKE = 5
 """Beside streams with a target, turns that have waited for their bound take at least a fifth of the others'
-time, so they slow nobody to more than 1.2 and compute at a sixth of their pace alone or better."""
+time, so they slow none to more than 1.2 and compute at a sixth of their pace alone or better."""
 
 
 @dataclass(frozen=True, slots=True)
