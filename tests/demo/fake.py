@@ -6,7 +6,6 @@ import random
 
 from stepwell.demo.figures import (
     SCHEMA,
-    CustomerFigures,
     DemoFigures,
     DocumentFigures,
     figures_of_run,
@@ -16,9 +15,9 @@ from stepwell.demo.figures import (
 from stepwell.demo.record import AgentSample, Capacity, CheckedAnswer, DemoCustomer, DemoRun, DemoTurn, Sample
 
 CUSTOMERS = (
-    DemoCustomer("Almond", "priority", "sk-demo-almond", ("Who was the patron of stepwells?", "And why?")),
-    DemoCustomer("Birch", "default", "sk-demo-birch", ("What kept the walls from falling in?", "And why?")),
-    DemoCustomer("Cedar", "flex", "sk-demo-cedar", ("Why did <stepwells> & their keepers go?", "And?")),
+    DemoCustomer("Almond", "priority", ("Who was the patron of stepwells?", "And why?")),
+    DemoCustomer("Birch", "default", ("What kept the walls from falling in?", "And why?")),
+    DemoCustomer("Cedar", "flex", ("Why did <stepwells> & their keepers go?", "And?")),
 )
 ROLES = ("planner", "reader-1", "reader-2", "reader-3", "verifier-1", "writer-1", "judge-1")
 TOKEN_BYTES = 23_040
@@ -118,7 +117,7 @@ def fake_figures() -> DemoFigures:
         machine={"cpu": "a slow one", "cores": 2},
         versions={"stepwell": "0.1.0"},
         document=DocumentFigures("stepwells.md", "markdown", "How a stepwell was built", 3_560, 4_643),
-        customers=tuple(CustomerFigures(c.name, c.service_tier, c.questions) for c in CUSTOMERS),
+        customers=CUSTOMERS,
         agents=21,
         device_share=0.25,
         runs=made,

@@ -227,7 +227,7 @@ def collect(stage: Stage, document: Document, runs: Sequence[DemoRun]) -> fig.De
         document=fig.DocumentFigures(
             document.name, document.kind, document.title, document.words, stage.document_tokens
         ),
-        customers=tuple(fig.CustomerFigures(c.name, c.service_tier, c.questions) for c in customers),
+        customers=customers,
         agents=agents,
         device_share=share,
         runs=made,
@@ -255,12 +255,7 @@ def customers_for(options: Options, *, is_example: bool = True) -> tuple[DemoCus
             )
     count = QUICK_QUESTIONS if options.quick else QUESTIONS
     return tuple(
-        DemoCustomer(
-            name,
-            service_tier,
-            f"sk-demo-{name.lower()}",
-            questions_of(number, own, is_example, count),
-        )
+        DemoCustomer(name, service_tier, questions_of(number, own, is_example, count))
         for number, (name, service_tier) in enumerate(CUSTOMERS)
     )
 

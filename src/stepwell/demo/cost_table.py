@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from stepwell.demo.books import COST_RESOURCES, CostLine, LedgerFigures
-from stepwell.demo.figures import CustomerFigures, RunFigures
+from stepwell.demo.figures import RunFigures
+from stepwell.demo.record import DemoCustomer
 from stepwell.demo.tables import TextTable
 from stepwell.ledger.types import Kind, Resource
 
@@ -21,7 +22,7 @@ MACHINE_ROWS = {
 }
 
 
-def cost_table(run: RunFigures, customers: Sequence[CustomerFigures]) -> TextTable | None:
+def cost_table(run: RunFigures, customers: Sequence[DemoCustomer]) -> TextTable | None:
     """A row per customer, one for each role below it, and what makes them the machine's whole bill. None
     for a run without a ledger."""
     books = run.ledger

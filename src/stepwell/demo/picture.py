@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from html import escape
 
 from stepwell.basics.units import format_size
-from stepwell.demo.figures import CustomerFigures, RunFigures
-from stepwell.demo.record import DemoTurn
+from stepwell.demo.figures import RunFigures
+from stepwell.demo.record import DemoCustomer, DemoTurn
 
 WIDTH, LEFT, RIGHT = 1180, 112, 16
 END = WIDTH - RIGHT
@@ -50,7 +50,7 @@ def common_scale(runs: Sequence[RunFigures]) -> PictureScale:
 
 def draw_run(
     run: RunFigures,
-    customers: Sequence[CustomerFigures],
+    customers: Sequence[DemoCustomer],
     scale: PictureScale,
     ident: str,
     mark_s: float | None = None,

@@ -12,17 +12,20 @@ KV_TIERS = ("device", "host", "disk")
 
 @dataclass(frozen=True, slots=True)
 class DemoCustomer:
-    """One customer: an API key, a service tier and a question."""
+    """One customer: a service tier and questions, and an API key, which is in no file."""
 
     name: str
     service_tier: str
-    api_key: str
     questions: tuple[str, ...]
     """Asked one after the other, of the same crew."""
 
     @property
     def tenant(self) -> str:
         return self.name.lower()
+
+    @property
+    def api_key(self) -> str:
+        return f"sk-demo-{self.tenant}"
 
 
 @dataclass(frozen=True, slots=True)

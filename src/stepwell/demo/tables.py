@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from stepwell.basics.units import format_size
@@ -21,81 +22,72 @@ class TextTable:
     """Rows that stand out: sums of others."""
 
 
+SERVICE_TIER_COLUMNS = (
+    *("service tier", "turns", "TTFT p50", "TTFT p95", "session"),
+    *(f"cached, {tier}" for tier in KV_TIERS),
+    *("computed", "recomputed", "recompute tax"),
+)
+
+
 def service_tier_table(run: RunFigures) -> TextTable:
     """A row per service tier and one for all."""
-    columns = (
-        "service tier",
-        "turns",
-        "TTFT p50",
-        "TTFT p95",
-        "session",
-        *(f"cached, {tier}" for tier in KV_TIERS),
-        "computed",
-        "recomputed",
-        "recompute tax",
-    )
-    rows = [_row(figures) for figures in (*run.service_tiers, run.total)]
-    return TextTable(
-        f"By service tier, {run.name[:1].lower()}{run.name[1:]} (lengths in tokens)", columns, tuple(rows)
-    )
+    rows = tuple(_row(figures) for figures in (*run.service_tiers, run.total))
+    title = f"By service tier, {run.name[:1].lower()}{run.name[1:]} (lengths in tokens)"
+    return TextTable(title, SERVICE_TIER_COLUMNS, rows)
 
 
 def _row(figures: ServiceTierFigures) -> tuple[str, ...]:
+    times = (figures.ttft_p50_s, figures.ttft_p95_s, figures.session_s)
+    lengths = (*(figures.cached_tokens[tier] for tier in KV_TIERS), figures.computed_tokens)
     return (
         figures.service_tier,
-        f"{figures.turns}",
-        _seconds(figures.ttft_p50_s),
-        _seconds(figures.ttft_p95_s),
-        _seconds(figures.session_s),
-        *(f"{figures.cached_tokens[tier]:,}" for tier in KV_TIERS),
-        f"{figures.computed_tokens:,}",
-        f"{figures.recomputed_tokens:,}",
+        str(figures.turns),
+        *map(_seconds, times),
+        *(f"{length:,}" for length in (*lengths, figures.recomputed_tokens)),
         f"{figures.recompute_tax:.1%}",
     )
 
 
 def comparison_table(ours: RunFigures, theirs: RunFigures) -> TextTable:
     """One run against the other, figure by figure."""
-    first, second = ours.total, theirs.total
-    seconds = [
-        ("whole job", ours.duration_s, theirs.duration_s),
-        ("TTFT p50", first.ttft_p50_s, second.ttft_p50_s),
-        ("TTFT p95", first.ttft_p95_s, second.ttft_p95_s),
-        ("TTFT p50, returning agents", first.return_ttft_p50_s, second.return_ttft_p50_s),
-        ("TTFT p95, returning agents", first.return_ttft_p95_s, second.return_ttft_p95_s),
-        *_sessions(ours, theirs),
+    rows = [_compared("whole job", ours.duration_s, theirs.duration_s, _seconds)]
+    tiers = zip(ours.service_tiers, theirs.service_tiers, strict=True)
+    rows += [
+        _compared(f"session, {one.service_tier}", one.session_s, two.session_s, _seconds)
+        for one, two in tiers
     ]
-    tokens = [
-        ("prompt tokens sent", first.prompt_tokens, second.prompt_tokens),
-        ("tokens computed", first.computed_tokens, second.computed_tokens),
-        ("tokens recomputed", first.recomputed_tokens, second.recomputed_tokens),
-    ]
-    rows = [(name, _seconds(a), _seconds(b), _ratio(a, b)) for name, a, b in seconds]
-    rows += [(name, f"{a:,}", f"{b:,}", _ratio(a, b)) for name, a, b in tokens]
-    tax = (first.recompute_tax, second.recompute_tax)
-    rows.append(("recompute tax", f"{tax[0]:.1%}", f"{tax[1]:.1%}", _ratio(*tax)))
+    for name, figure, form in COMPARED:
+        rows.append(_compared(name, getattr(ours.total, figure), getattr(theirs.total, figure), form))
     if ours.ledger is not None and theirs.ledger is not None:
-        money = [
-            ("the machine's bill", ours.ledger.bill_microusd, theirs.ledger.bill_microusd),
-            ("revenue", ours.ledger.total.revenue_microusd, theirs.ledger.total.revenue_microusd),
-        ]
-        rows += [(name, f"{a:,} u$", f"{b:,} u$", _ratio(a, b)) for name, a, b in money]
-    return TextTable(
-        "The same job, side by side", ("", "with KV tiers", "without", "without / with"), tuple(rows)
-    )
+        a, b = ours.ledger, theirs.ledger
+        rows.append(_compared("the machine's bill", a.bill_microusd, b.bill_microusd, _money))
+        rows.append(_compared("revenue", a.total.revenue_microusd, b.total.revenue_microusd, _money))
+    columns = ("", "with KV tiers", "without", "without / with")
+    return TextTable("The same job, side by side", columns, tuple(rows))
 
 
-def _sessions(ours: RunFigures, theirs: RunFigures) -> list[tuple[str, float, float]]:
-    pairs = zip(ours.service_tiers, theirs.service_tiers, strict=True)
-    return [(f"session, {a.service_tier}", a.session_s, b.session_s) for a, b in pairs]
+def _compared(name: str, ours: float, theirs: float, form: Callable[[float], str]) -> tuple[str, ...]:
+    return (name, form(ours), form(theirs), f"{theirs / ours:.2f}x" if ours > 0 else "-")
+
+
+def _money(microusd: float) -> str:
+    return f"{microusd:,} u$"
 
 
 def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
 
 
-def _ratio(ours: float, theirs: float) -> str:
-    return f"{theirs / ours:.2f}x" if ours > 0 else "-"
+COMPARED: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("TTFT p50", "ttft_p50_s", _seconds),
+    ("TTFT p95", "ttft_p95_s", _seconds),
+    ("TTFT p50, returning agents", "return_ttft_p50_s", _seconds),
+    ("TTFT p95, returning agents", "return_ttft_p95_s", _seconds),
+    ("prompt tokens sent", "prompt_tokens", "{:,}".format),
+    ("tokens computed", "computed_tokens", "{:,}".format),
+    ("tokens recomputed", "recomputed_tokens", "{:,}".format),
+    ("recompute tax", "recompute_tax", "{:.1%}".format),
+)
 
 
 def notes(figures: DemoFigures) -> list[str]:
