@@ -10,6 +10,8 @@ from pathlib import Path
 import grimp
 import pytest
 
+import stepwell
+
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 NAMED_AS_THE_WIRE_NAMES_THEM = ("server/openapi/", "server/schema.py", "agents/events.py")
 """Schemas of ``/openapi.json`` and events of a session's file: what others read has its own names."""
@@ -44,6 +46,14 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 def test_a_circle_is_found() -> None:
     assert "a" in reached("a", {"a": {"b"}, "b": {"c"}, "c": {"a"}})
     assert "a" not in reached("a", {"a": {"b", "c"}, "b": {"c"}, "c": set()})
+
+
+def test_the_package_says_which_rooms_there_are() -> None:
+    """Each once, in the first thing that a reader of the package opens."""
+    table = re.findall(r"^    \w[a-z ]* {2,}(.+)$", stepwell.__doc__ or "", re.MULTILINE)
+    named = [name for line in table for name in line.split(", ")]
+    places = [path for path in (SOURCE / "stepwell").iterdir() if path.is_dir() or path.suffix == ".py"]
+    assert sorted(named) == sorted(path.stem for path in places if not path.stem.startswith("__"))
 
 
 def circle_of_parts(package: str, modules: Collection[str], imported: dict[str, set[str]]) -> set[str]:
