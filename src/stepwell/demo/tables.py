@@ -60,18 +60,16 @@ def comparison_table(ours: RunFigures, theirs: RunFigures) -> TextTable:
         rows.append(_compared(name, getattr(ours.total, figure), getattr(theirs.total, figure), form))
     if ours.ledger is not None and theirs.ledger is not None:
         a, b = ours.ledger, theirs.ledger
-        rows.append(_compared("the machine's bill", a.bill_microusd, b.bill_microusd, _money))
-        rows.append(_compared("revenue", a.total.revenue_microusd, b.total.revenue_microusd, _money))
+        rows.append(_compared("the machine's bill", a.bill_microusd, b.bill_microusd, "{:,} u$".format))
+        rows.append(
+            _compared("revenue", a.total.revenue_microusd, b.total.revenue_microusd, "{:,} u$".format)
+        )
     columns = ("", "with KV tiers", "without", "without / with")
     return TextTable("The same job, side by side", columns, tuple(rows))
 
 
 def _compared(name: str, ours: float, theirs: float, form: Callable[[float], str]) -> tuple[str, ...]:
     return (name, form(ours), form(theirs), f"{theirs / ours:.2f}x" if ours > 0 else "-")
-
-
-def _money(microusd: float) -> str:
-    return f"{microusd:,} u$"
 
 
 def _seconds(value: float) -> str:

@@ -26,6 +26,8 @@ from stepwell.console.output import sheet
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.ledger.open import open_store
+from stepwell.ledger.queries import Period
+from stepwell.ledger.statements import statement
 from stepwell.ledger.verify import verify
 
 KILLED = "killed"
@@ -227,18 +229,13 @@ def read_books(path: Path) -> FleetBooks:
     """The ledger after all nodes have closed it."""
     store = open_store(str(path), create=False)
     try:
-        rows = store.rows(
-            "SELECT a.tenant, SUM(u.requests), SUM(u.charge_microusd) FROM usage u "
-            "JOIN accounts a ON a.id = u.account GROUP BY a.tenant ORDER BY a.tenant",
-            (),
-        )
-        found = verify(store)
+        rows, found = statement(store, Period(), ("tenant",)).rows, verify(store)
     finally:
         store.close()
     return FleetBooks(
         len(found.differences),
-        {str(tenant): int(requests) for tenant, requests, _ in rows},
-        {str(tenant): int(charge) for tenant, _, charge in rows},
+        {row.group[0]: row.counts.requests for row in rows},
+        {row.group[0]: row.counts.charge_microusd for row in rows},
     )
 
 

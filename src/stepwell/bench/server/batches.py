@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import random
-import sqlite3
 import sys
 import tempfile
 import time
@@ -29,7 +28,9 @@ from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.engines.prose import prose
 from stepwell.errors import StepwellError
-from stepwell.ledger.queries import join_sum, split_sum
+from stepwell.ledger.open import open_store
+from stepwell.ledger.queries import Period
+from stepwell.ledger.statements import statement
 
 LINES, PREFIXES, PREFIX_WORDS = 5_000, 20, 100
 QUICK_LINES = 200
@@ -220,14 +221,16 @@ def read_answers(arm: BatchArm, client: httpx2.Client, batch: dict[str, Any]) ->
 
 def read_books(arm: BatchArm, folder: Path, batch_id: str) -> None:
     """What stands as charged, line by line."""
-    with sqlite3.connect(f"file:{folder}/books.db?mode=ro", uri=True) as books:
-        rows = books.execute(
-            f"SELECT a.agent, {split_sum('u.charge_microusd')} FROM accounts a "
-            "JOIN usage u ON u.account = a.id WHERE a.session = ? GROUP BY a.agent",
-            (batch_id,),
-        ).fetchall()
-    books.close()
-    charged = {agent.rpartition("/")[2]: join_sum(high, low) for agent, high, low in rows}
+    store = open_store(folder / "books.db", create=False)
+    try:
+        rows = statement(store, Period(), ("session", "agent")).rows
+    finally:
+        store.close()
+    charged = {
+        row.group[1].rpartition("/")[2]: row.counts.charge_microusd
+        for row in rows
+        if row.group[0] == batch_id
+    }
     arm.charged_microusd = sum(charged.values())
     wrong = sum(charged.get(line) != cost for line, cost in arm.costs.items())
     arm.charged_otherwise = wrong + sum(charged[line] != 0 for line in charged if line not in arm.costs)
