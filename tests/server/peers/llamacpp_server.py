@@ -23,7 +23,7 @@ def models(asked: Asked) -> None:
     "basic",
     "server_props",
     "server_slots",
-    differs="no `/props`, no `/slots`: `/v1/models` has the `context_window`, `/v1/agents` who runs",
+    differs="no `/props`, no `/slots`: `/v1/models` has the `context_window`, `/v1/agents` what runs",
 )
 @case(
     LLAMA,
