@@ -59,8 +59,8 @@ def deploy(
     """Start or attach to the nodes that FILE names, and serve all of them at one address.
 
     A turn goes to the node where its agent's KV lies, unless its queue costs more than computing again.
-    A node that dies takes no session with it: what it had not begun to answer goes to another one, what it
-    had ends with an error that clients try again. Example of a FILE:
+    A node that dies takes no session with it: requests that it had not begun to answer go to another node;
+    those that it had end with an error after which clients try again. Example of a FILE:
 
         [front]
         port = 8000

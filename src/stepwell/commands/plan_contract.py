@@ -120,7 +120,7 @@ def contract(
     html: ChartsOption = None,
     json_file: ResultOption = None,
 ) -> int:
-    """What a data centre and its contract earn, when the cash is lowest, and what that hangs on.
+    """What a data centre and its contract earn, when the cash is lowest, and what that depends on.
 
     The plan is a TOML file: sites, what is bought, power, debt, the customer; docs/plan.md explains each key.
 
@@ -129,7 +129,7 @@ def contract(
 
     Example: ``stepwell plan contract examples/plans/compute-300bn.toml --html plan.html``
 
-    A change of mind needs no new file: ``--what-if customer.utilisation=0.8 sites.delay_months=+6``
+    Inputs are changed without a new file: ``--what-if customer.utilisation=0.8 sites.delay_months=+6``
     (``x1.2`` multiplies, ``+6`` adds, a key of a list without a number means all of its entries).
 
     Parameters

@@ -57,9 +57,10 @@ def replay(
     ``--what-if prefill_us_per_token=x0.5`` changes one of those costs, and ``--html`` writes a report.
 
     With ``--machine`` they arrive on that part of the catalogue, too: how long its turns take by the
-    roofline of 'stepwell plan', and what it costs by a cost book or the catalogue's rent. Turns come when
-    they came, so a faster machine waits more: 'took' is what is paid for. A model of the machine, not of its
-    network or its engine's faults. Example: ``stepwell replay run.jsonl --machine h100``
+    roofline of 'stepwell plan', and what it costs by a cost book or the catalogue's rent. Turns
+    arrive at their recorded times, so a faster machine waits more: 'took' is the time that is paid for. The
+    machine is modelled, but not its network and not faults of its engine. Example:
+    ``stepwell replay run.jsonl --machine h100``
 
     Exit code 0: the same decisions (or every policy played); 1: they differ (the first differing step is
     named); 2: not a recording, or no such policy.

@@ -49,9 +49,9 @@ def write(
 ) -> int:
     """Write the review of a week: an HTML page in each language, every number traced to its bytes.
 
-    Beside each page lie the same text as Markdown and PDF, and its trace as JSON. Last week's review, where
-    it lies in the same folder, stands beside this one. Without ``--from`` it is the sample week, whose levels
-    are made up; the page says so.
+    The same text as Markdown and PDF, and its trace as JSON, are written beside each page. If last week's
+    review is in the same folder, it is shown beside this one. Without ``--from`` the sample week is reviewed,
+    whose levels are made up; the page says so.
 
         stepwell review write
         stepwell review fetch --week 2026-01-16 --into january

@@ -43,9 +43,9 @@ def simulate(
     """A workload on a modelled fleet: the real policy on every replica, the fleet's own router before them.
 
     Reports latency, hits by KV tier, cost and margin by service tier, and how fast the simulation itself was.
-    Contexts have their own length. Agents are a closed loop: a turn comes its pause after the answer before
-    it, or after the last child it waits for. Modelled from a roofline: docs/simulate.md says what that
-    leaves out.
+    Contexts have their own length. Agents are a closed loop: a turn begins one pause after the answer before
+    it, or after the last child that it waits for. Times come from a roofline model: docs/simulate.md says
+    what that leaves out.
 
     Example: ``stepwell simulate generated --replicas 2 --html fleet.html``
 

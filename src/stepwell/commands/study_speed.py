@@ -99,11 +99,11 @@ def speed(
 ) -> int:
     """How many requests the simulation takes in a second of one core, and whether that holds as they double.
 
-    The same kind of load is played once, twice, four times as long, without books. The longest run is told
+    The same kind of load is played once, twice, four times as long, without books. The longest run is shown
     in windows as it goes: what a request takes, and how many are under way. A request takes more and more
     until host memory is full; windows after that say how time grows. A power of 1.0 is linear.
 
-    Ctrl-C ends it, and what was found until then is told and kept.
+    Ctrl-C ends it; what was measured until then is shown and kept.
 
     Example: ``stepwell study speed conversation --count 1000 --html speed.html``
 

@@ -109,8 +109,8 @@ def main(
 
     Example: ``stepwell bench chaos --minutes 30 --seed 7``
 
-    What the machine does not allow is left out and said: a file system that can be filled takes root, and
-    PostgreSQL its programs. Exit code 1 if a target is missed.
+    Faults that the machine does not allow are left out, and the report names them: filling a file system
+    needs root, and PostgreSQL needs its programs. Exit code 1 if a target is missed.
 
     Parameters
     ----------
