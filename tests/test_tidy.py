@@ -376,6 +376,37 @@ def test_every_module_is_used() -> None:
     assert not dead
 
 
+PROSE_COLUMNS = 120
+GENERATED_PAGES = ("docs/benchmarks", "docs/settings.md", "docs/licences.md")
+WIDE_PAGES = ("docs/policy.md", "docs/adr/0026-benchmarks-are-installed.md")
+"""Written by several at once when the rule came. A page that is broken leaves this list."""
+CODE_SPAN = re.compile(r"`[^`]*`")
+
+
+def prose(text: str) -> Iterator[tuple[int, str]]:
+    """Lines of a Markdown file that can be broken: no code, table or comment. Spans of code are left out."""
+    fenced = False
+    for number, line in enumerate(text.splitlines(), 1):
+        start = line.lstrip()
+        fenced ^= start.startswith("```")
+        if not fenced and not start.startswith(("|", "<", "```")):
+            yield number, CODE_SPAN.sub("", line)
+
+
+def test_prose_is_read_in_a_diff() -> None:
+    """A paragraph in one line is one changed line, whatever changed in it."""
+    long = [
+        f"{where(path)}:{number}: {len(line)} columns"
+        for path, text in text_files()
+        for name in [str(path.relative_to(ROOT))]
+        if path.suffix == ".md" and (name.startswith("docs/") or path.parent == ROOT)
+        if not name.startswith((*GENERATED_PAGES, *WIDE_PAGES, "CHANGELOG"))
+        for number, line in prose(text)
+        if len(line) > PROSE_COLUMNS
+    ]
+    assert not long
+
+
 LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
 
 
