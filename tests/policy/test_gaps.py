@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepwell.policy.eviction.forecast import Forecaster
 from stepwell.policy.eviction.gaps import (
     N_BINS,
     RATE_ONE,
@@ -17,6 +18,8 @@ from stepwell.policy.eviction.gaps import (
     prior_gaps,
     prior_ratios,
 )
+from stepwell.policy.turns import AgentRecord
+from stepwell.policy.types import Hint, Wait
 
 SECOND = 1_000_000
 ONE = 1 << 20
@@ -164,6 +167,36 @@ def test_declarations_that_come_true_are_believed_more_than_those_that_do_not() 
 
     honest, liar = tenant(1024), tenant(1024 * 60)
     assert index_of(honest.hazards(), RATIO_EDGES, 0) > 4 * index_of(liar.hazards(), RATIO_EDGES, 0)
+
+
+def test_an_exact_declaration_is_told_exactly_and_not_to_a_bin() -> None:
+    """Agents that come when they said are worth 1 / what is left shortly before, though a bin is a fifth of
+    what they said; those that come anywhere in it are not."""
+
+    def index(late_us: int) -> int:
+        forecaster, now_us = Forecaster(), 0
+        record = AgentRecord("t", "default", "s", "main", None, hint=Hint(Wait.TOOL, 1_000 * SECOND))
+        for _ in range(200):
+            idle = forecaster.begin(record, now_us)
+            now_us += 1_000 * SECOND + late_us
+            forecaster.end(idle, now_us)
+        idle = forecaster.begin(record, now_us)
+        return forecaster.index(idle, now_us + 990 * SECOND)
+
+    sharp, spread = RATE_ONE // index(SECOND // 1_000), RATE_ONE // index(180 * SECOND)
+    assert 10 * SECOND <= sharp < 30 * SECOND
+    assert spread > 100 * SECOND
+
+
+def test_a_declared_rest_is_looked_at_ever_sooner_before_its_end() -> None:
+    forecaster, now_us, looks = Forecaster(), 0, 0
+    record = AgentRecord("t", "default", "s", "main", None, hint=Hint(Wait.TOOL, 1_000 * SECOND))
+    idle = forecaster.begin(record, now_us)
+    while now_us < 1_000 * SECOND - SECOND // 10:
+        next_us = forecaster.advance(idle, now_us)
+        assert next_us is not None and next_us - now_us <= max(SECOND, 1_000 * SECOND - now_us) // 2
+        now_us, looks = next_us, looks + 1
+    assert looks < 40
 
 
 def test_who_only_looks_changes_nothing() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from stepwell.policy.eviction.gaps import (
+    MIDDLE,
     RATIO_EDGES,
     TIME_EDGES_US,
     GapClass,
@@ -26,6 +27,8 @@ from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import Hint, Wait
 
 _ONE = 1 << 20
+_LEAST_LEFT_US = 40_000
+"""While a declared end is further off, a rest is looked at whenever half of what is left is over."""
 _RATIO_ONE = 1024
 MIN_DECLARED_US, MAX_DECLARED_US = 1_000, 24 * 3600 * 1_000_000
 _MAX_ROLES = 64  # per tenant: more are learned together, or a client could fill the memory with names
@@ -119,11 +122,21 @@ class Watch:
     def end(self, now_us: int) -> None:
         """The agent has called again."""
         self.advance(now_us)
-        self.kind.end(self.bin)
+        self.kind.end(self.bin, self._place(now_us))
+
+    def _place(self, now_us: int) -> int:
+        """Where in its bin it ends, of 1024. Of gaps on the clock it is not learned: they lie all over a bin,
+        while an agent that says exactly when it will be back does not come a tenth later."""
+        edges, k = self.edges, self.bin
+        if not self.declared_us or k + 1 >= len(edges):
+            return MIDDLE
+        return min(
+            2 * MIDDLE - 1, (self.position(now_us) - edges[k]) * 2 * MIDDLE // (edges[k + 1] - edges[k])
+        )
 
     def index(self, now_us: int) -> int:
         """Certain returns per time held, 2**40 / us."""
-        value = index_of(self.kind.hazards(), self.edges, self.position(now_us))
+        value = index_of(self.kind.hazards(), self.edges, self.position(now_us), self.kind)
         return value * _RATIO_ONE // self.declared_us if self.declared_us else value
 
     def worth(self, now_us: int) -> int:
@@ -192,6 +205,9 @@ class Forecaster:
         if idle.declared is not None:
             declared_us = idle.declared.advance(now_us)
             next_us = next_us if declared_us is None else declared_us
+            left_us = idle.since_us + idle.declared.declared_us - now_us
+            if next_us is not None and left_us > _LEAST_LEFT_US:
+                next_us = min(next_us, now_us + left_us // 2)
         return next_us
 
     def end(self, idle: IdlePeriod, now_us: int) -> None:

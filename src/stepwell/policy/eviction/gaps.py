@@ -26,6 +26,8 @@ _BEST = _ONE * RATE_ONE
 _PARENT_WEIGHT = 6  # how many observations the next wider class counts as
 _FADE_AT = 2_000  # rests in a bin, after which old ones count half
 _FIRST_EDGE_BITS = 13  # 8 ms: an agent that returns sooner never was away
+MIDDLE = 512
+"""The middle of a bin, whose width is 1024."""
 N_BINS = 50  # half octaves: 8 ms to 3 days
 _RATIO_ONE = 1024
 _RATIO_BINS = 48  # quarter octaves of actual / declared: 1/32 to 128
@@ -60,6 +62,8 @@ class GapClass:
     """Of those that reached a bin: how many are in it now, or left this class there. They count half."""
     open_ended: bool = False
     """Of a prior: its last bins are so far away that no rest may have come to them yet."""
+    places: list[int] = field(default_factory=list)
+    """Where in each bin rests ended, of 1024, summed: as if two had ended in its middle before."""
     told_above: int = 0
     version: int = 0
     _hazards: list[int] = field(default_factory=list)
@@ -82,6 +86,7 @@ class GapClass:
     def __post_init__(self) -> None:
         self.reached = self.reached or [0] * self.bins
         self.ended = self.ended or [0] * self.bins
+        self.places = self.places or [2 * MIDDLE] * self.bins
         self.inside = self.inside or [0] * self.bins
         self._news_from = self.bins
 
@@ -95,6 +100,7 @@ class GapClass:
         if self.reached[0] >= _FADE_AT:
             self.reached = [n // 2 for n in self.reached]
             self.ended = [n // 2 for n in self.ended]
+            self.places = [n // 2 + MIDDLE for n in self.places]
             self.inside = [n // 2 for n in self.inside]
             self._news_from, self._news_to = 0, self.bins - 1
         self.reached[0] += 1
@@ -130,16 +136,21 @@ class GapClass:
             return False
         return self.shared is None or self.told_above <= self.shared
 
-    def end(self, k: int) -> None:
-        """A rest has ended in bin ``k``, to which it had come."""
+    def place(self, k: int) -> int:
+        """Where in bin ``k`` rests end, of 1024, as a mean."""
+        return min(2 * MIDDLE - 1, self.places[k] // (self.ended[k] + 2))
+
+    def end(self, k: int, place: int = MIDDLE) -> None:
+        """A rest has ended in bin ``k``, to which it had come, at ``place`` of 1024."""
         self.ended[k] += 1
+        self.places[k] += place
         self.inside[k] = max(0, self.inside[k] - 1)
         self._note(k, k)
         self.version += 1
         if self._counts_above():
             assert self.parent is not None
             self.told_above += 1
-            self.parent.end(k)
+            self.parent.end(k, place)
 
     def hazards(self) -> list[int]:
         """Per bin: the chance (of 2**20) that a rest which reached it ends in it."""
@@ -175,7 +186,7 @@ class GapClass:
         hazards = self.hazards()
         known = self._worths.get(k)
         if known is None:
-            known = self._worths[k] = index_of(hazards, edges, edges[k])
+            known = self._worths[k] = index_of(hazards, edges, edges[k], self)
         return known
 
     def peek(self) -> list[int]:
@@ -236,11 +247,12 @@ def bin_of(edges: tuple[int, ...], value: int) -> int:
     return bisect_right(edges, value) - 1
 
 
-def index_of(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int:
+def index_of(hazards: list[int], edges: tuple[int, ...], elapsed: int, kind: GapClass | None = None) -> int:
     """Gittins' index of a rest that has lasted ``elapsed``, in units of the edges.
 
-    Within a bin the return is taken to be at its middle, or halfway through what is left of it. The last
-    bin has no end: an agent that outlasts all others is not expected any more.
+    Within a bin the return is taken to be where those of its ``kind`` were, or at its middle; in a bin that
+    is over in part, halfway through what is left of it. The last bin has no end: an agent that outlasts all
+    others is not expected any more.
     """
     k, last = bin_of(edges, elapsed), len(edges) - 1
     alive, returned, held, best = _ONE, 0, 0, 0
@@ -253,7 +265,10 @@ def index_of(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int:
         gone = alive * hazard >> 20
         if gone:
             returned += gone
-            held += (alive - gone // 2) * width
+            if kind is None or start > edges[k]:
+                held += (alive - gone // 2) * width
+            else:
+                held += (alive - gone) * width + (gone * width * kind.place(k) >> 10)
             rate = returned * RATE_ONE // (held or 1)
             if rate > best:
                 best = rate
