@@ -405,6 +405,11 @@ def test_prose_is_read_in_a_diff() -> None:
     assert not long
 
 
+def test_the_policy_is_told_in_two_pages() -> None:
+    """The rules and what was measured have pages of their own."""
+    assert len((ROOT / "docs" / "policy.md").read_text("utf-8").split()) <= 1_200
+
+
 LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
 
 

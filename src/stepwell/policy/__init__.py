@@ -16,5 +16,5 @@ Beside them: turns.py (the records of turns and agents), agent_table.py (agents 
 (load or recompute), chain.py (names of prefixes), descent.py (room without losing blocks), demotion.py,
 depth_limit.py, drafting.py, reasons.py (why a turn waits), write_budget.py, ghosts.py, invariants.py,
 decisions.py (the decision hash).
-docs/policy.md has the formulas and the bounds.
+docs/policy.md has the formulas in two pages, docs/policy-rules.md every rule and bound.
 """

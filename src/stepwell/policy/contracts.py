@@ -48,7 +48,7 @@ class Contract:
     """Once it has waited so long in all, a turn goes before all others: the bound on starvation."""
     keep_weight: int = 1
     """How much more a second that its agents are spared is worth when blocks on host and disk are
-    compared across service tiers. More than 1 costs the others more than it spares: docs/policy.md."""
+    compared across service tiers. More than 1 costs the others more than it spares: docs/policy-rules.md."""
 
     def __post_init__(self) -> None:
         for name in ("weight", "keep_weight"):
