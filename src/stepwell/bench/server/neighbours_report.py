@@ -115,9 +115,9 @@ class NeighboursOutcome:
     def wait_of_bound(self, max_wait_s: float) -> float:
         """The longest wait of a flood turn for its first token, over what its contract promises.
 
-        That is (docs/policy-rules.md, "Bounds") ``max_wait``, the longest turn that may run then, and a turn for
-        itself and for each that came to its bound before it and still waited, at the pace that is left beside
-        paid streams. More than 1: the promise was not kept.
+        That is (docs/policy-rules.md, "Bounds") ``max_wait``, the longest turn that may run then, and a turn
+        for itself and for each that came to its bound before it and still waited, at the pace that is left
+        beside paid streams. More than 1: the promise was not kept.
         """
         answered = [sample for sample in self.flood if not sample.error]
         run_s = max((sample.e2e_s for sample in self.alone), default=0.0)
