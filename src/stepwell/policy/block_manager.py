@@ -234,7 +234,7 @@ class BlockManager:
         eviction = self.eviction
         if not eviction.lossless:
             return self.make_room_on_host(newcomer, lambda victim: eviction.gives_way(victim, newcomer, HOST))
-        if self.make_room_on_host(newcomer, lambda victim: eviction.is_spare(victim)):
+        if self.make_room_on_host(newcomer, eviction.is_spare):
             return True
         if for_nothing:
             return False

@@ -177,7 +177,7 @@ class ByAgent(EvictionPolicy):
         sharers = self._shared.get(name)
         return holder if sharers is None else max(sharers.values(), key=_rank)
 
-    # --- which agent holds what -----------------------------------------------------------------------
+    # --- which agent holds what ---------------------------------------------------------------
 
     def _known(self, record: AgentRecord) -> AgentHolder:
         holder = self.holders.get((record.tenant, record.agent))
