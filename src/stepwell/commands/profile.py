@@ -29,11 +29,10 @@ from stepwell.commands.profile_trial import (
     ProfileTrial,
     SeedOption,
     TasksOption,
-    option,
     spread,
 )
 from stepwell.commands.profile_view import evaluations_table, print_failures, print_findings
-from stepwell.console.options import JsonOption
+from stepwell.console.options import JsonOption, option
 from stepwell.console.output import report_console, write_json
 from stepwell.console.report import versions
 from stepwell.errors import BadInput

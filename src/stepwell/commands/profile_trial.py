@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from cyclopts import Parameter
 from rich.console import Console
 
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.profile import Profile
 from stepwell.commands.profile_places import PlacesWanted, ProfileServers, going_on, opened
 from stepwell.commands.profile_view import watched
-from stepwell.console.options import Flag, OptionalPositive, Positive
+from stepwell.console.options import Flag, OptionalPositive, Positive, option, repeated
 from stepwell.console.stopping import told_to_stop
 from stepwell.errors import BadInput
 from stepwell.fit.evaluate import SESSIONS, Evaluator, Heard, require_single
@@ -29,10 +28,6 @@ Half = Literal["held-out", "fit", "all"]
 Made = TypeVar("Made")
 
 
-def option(text: str) -> Parameter:
-    return Parameter(help=text, show_default=False)
-
-
 CrewArgument = Annotated[str, option("A crew that ships, or a TOML or YAML file.")]
 TasksOption = Annotated[
     str, option("A task set that ships (functions, facts, sums, tables), or a JSONL file.")
@@ -40,11 +35,7 @@ TasksOption = Annotated[
 KeyOption = Annotated[str | None, option("Its API key. [$OPENAI_API_KEY]")]
 ModelOption = Annotated[
     Sequence[str],
-    Parameter(
-        help="A model to try (repeat for more). [the server's; smollm2 for one of its own]",
-        show_default=False,
-        negative="",
-    ),
+    repeated("A model to try (repeat for more). [the server's; smollm2 for one of its own]"),
 ]
 SeedOption = Annotated[int, option("Seed of the models' choices. [0]")]
 ItemsOption = Annotated[OptionalPositive, option("At most so many items of each half. [all]")]

@@ -14,12 +14,8 @@ from stepwell import __version__
 from stepwell.agents import events
 from stepwell.agents.crews.tables import names_file
 from stepwell.commands.run_view import trace_file
-from stepwell.console.options import Flag
+from stepwell.console.options import Flag, option
 from stepwell.errors import BadInput
-
-
-def option(text: str) -> Parameter:
-    return Parameter(help=text, show_default=False)
 
 
 @Parameter(name="*")

@@ -16,8 +16,8 @@ from stepwell.basics.private import private_umask
 from stepwell.basics.units import format_size
 from stepwell.commands.checks import CheckAsJson, report
 from stepwell.commands.serve_check import check as check_settings
-from stepwell.commands.serve_flags import ServeFlags, option
-from stepwell.console.options import Flag
+from stepwell.commands.serve_flags import ServeFlags
+from stepwell.console.options import Flag, option
 from stepwell.errors import BadInput, StepwellError
 from stepwell.launch.serve import require_objects_usable, require_room, run, say
 from stepwell.server.key_reload import KeyReload

@@ -8,12 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from stepwell.console.options import option
 from stepwell.settings.file import PolicySettings
-
-
-def option(text: str) -> Parameter:
-    """A flag's help. Every flag defaults to None, so that the file and the environment can speak."""
-    return Parameter(help=text, show_default=False)
 
 
 @Parameter(name="*")

@@ -109,6 +109,16 @@ OptionalPositive = Annotated[int | None, Parameter(validator=Number(gte=1), show
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
+def option(text: str) -> Parameter:
+    """A flag's help, which names the default itself: None lets the file and the environment speak."""
+    return Parameter(help=text, show_default=False)
+
+
+def repeated(text: str) -> Parameter:
+    """Likewise of a flag that may be given several times."""
+    return Parameter(help=text, show_default=False, negative="")
+
+
 def size_bytes(flag: str, text: str) -> int:
     """A size given on the command line. ``BadInput`` names the flag."""
     try:
