@@ -270,16 +270,12 @@ class Admission:
         memory = self.block_manager
         if frames <= self.config.device_blocks - memory.device_used:
             return True
-        blocks = blocks_of(path)
-        memory.claim(blocks)
-        for block in blocks:
-            memory.pin(block)
+        blocks = blocks_of(path)  # which the turn has claimed: they do not leave the host either
+        memory.pin_all(blocks)
         try:
             return memory.descent.can_make_room(frames, turn.contract.name)
         finally:
-            for block in blocks:
-                memory.unpin(block)
-            memory.release(blocks)
+            memory.unpin_all(blocks)
 
     def _make_place(self, turn: Turn, path: Sequence[Match]) -> bool:
         """Whether the turn fits; running turns of lighter service tiers leave for it if that is enough."""
@@ -426,21 +422,16 @@ class Admission:
 
     def _open(self, turn: Turn, path: list[Match]) -> None:
         memory = self.block_manager
-        tokens = dict.fromkeys(KvTier, 0)
-        missing = []
-        for block, n_tokens in path:  # first all pins, so that making room for one never evicts another
-            tokens[self._source_of(turn, block)] += n_tokens
-            memory.pin(block)
-            if not block.device:
-                missing.append(block)
+        from_device, from_host, from_disk = self._sources(turn, path)
+        memory.pin_all(blocks_of(path))  # first, so that making room for one never evicts another
+        missing = [block for block, _ in path if not block.device]
         self._take_frames(turn, len(missing))
         self._load(path, missing)
         memory.descent.opened()
         memory.touch(blocks_of(path))
-        cached = sum(tokens.values())
+        cached = from_device + from_host + from_disk
         again = self._computed_again(turn, cached)
         self._enter(turn, path, cached)
-        from_device, from_host, from_disk = tokens[KvTier.DEVICE], tokens[KvTier.HOST], tokens[KvTier.DISK]
         memory.actions.append(Open(turn.id, ids_of(path), cached, from_device, from_host, from_disk, again))
 
     def _load(self, path: list[Match], missing: list[Block]) -> None:
@@ -462,9 +453,18 @@ class Admission:
             assert room, "every running state on the device is pending"
             states.load(last)
 
-    def _source_of(self, turn: Turn, block: Block) -> KvTier:
-        """Where the block lay when the turn came: one that was fetched counts as from disk."""
-        return KvTier.DISK if block.id in turn.from_disk else block.fastest()
+    @staticmethod
+    def _sources(turn: Turn, path: Sequence[Match]) -> tuple[int, int, int]:
+        """How many tokens of a path lay on device, host and disk (what was fetched for it) when it came."""
+        device = host = disk = 0
+        for block, n_tokens in path:
+            if not (block.device or block.host) or (turn.from_disk and block.id in turn.from_disk):
+                disk += n_tokens
+            elif block.device:
+                device += n_tokens
+            else:
+                host += n_tokens
+        return device, host, disk
 
     def _take_frames(self, turn: Turn, count: int) -> None:
         done = self.block_manager.take_frames(count, turn.contract.name)

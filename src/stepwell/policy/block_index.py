@@ -48,6 +48,8 @@ class Block:
     """Of the eviction policy: a bit for every KV tier on which it is ranked."""
     listed: Any = None
     """Of the eviction policy: the group under which it is ranked."""
+    copy_at: int = -1
+    """Of the eviction policy: its place among the copies (``copies.py``); -1: it is none."""
     elsewhere: bool = False
     """Its copy on "disk" lies in a store that several nodes share: it takes no room on this node's disk."""
     shunned_until_us: int = 0
@@ -155,14 +157,11 @@ class BlockIndex:
         """
         per_block = self.block_tokens // self.unit_tokens
         usable_units = min(len(units), n_tokens // self.unit_tokens)
-        path: list[Match] = []
-        for match in begun:
-            block, shared = match
-            if shared == self.block_tokens:
-                if not (block.disk or block.host or block.device or block.moving):
-                    path = []  # forgotten; a new block may bear the name of one of them
-                    break
-                path.append(match)
+        path = list(begun)
+        if path and path[-1].n_tokens < self.block_tokens:
+            path.pop()
+        if [b for b, _ in path if not (b.disk or b.host or b.device or b.moving)]:
+            path = []  # one was forgotten; a new block may bear its name
         for name in units[(len(path) + 1) * per_block - 1 : usable_units : per_block]:
             node = self.blocks.get(name)
             if node is None:

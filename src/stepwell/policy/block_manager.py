@@ -180,6 +180,14 @@ class BlockManager:
         block.pins -= 1
         self.pinned -= block.pins == 0
 
+    def pin_all(self, blocks: Iterable[Block]) -> None:
+        for block in blocks:
+            self.pin(block)
+
+    def unpin_all(self, blocks: Iterable[Block]) -> None:
+        for block in blocks:
+            self.unpin(block)
+
     def claim(self, blocks: Iterable[Block]) -> None:
         """The copies of these blocks below the device stay until they are released."""
         for block in blocks:
@@ -202,13 +210,11 @@ class BlockManager:
             self.recount(block, 1)
         step = 1 if present else -1
         self.device_count += step
-        meta = block.meta
         if self.depths.most:
-            self.depths.count(meta.depth, step)
-        if meta.parent:
-            parent = self.index.blocks.get(meta.parent)
-            if parent is not None:
-                parent.device_children += step
+            self.depths.count(block.meta.depth, step)
+        parent = self.index.blocks.get(block.meta.parent) if block.meta.parent else None
+        if parent is not None:
+            parent.device_children += step
 
     def lost_on_device(self, block: Block) -> None:
         """The engine does not hold this block after all (its load failed)."""
@@ -451,8 +457,8 @@ class BlockManager:
 
     def copy_to_host(self, block: Block) -> bool:
         """A copy below the device, whose own stays; False when it is not worth it or there is no room."""
-        worth = self.eviction.wants_host(block) and not self.eviction.is_dead(block)
-        if not worth or not self._room_on_host(block):
+        eviction = self.eviction
+        if not eviction.wants_host(block) or eviction.is_dead(block) or not self._room_on_host(block):
             return False
         self.actions.append(Move(block.meta, DEVICE, HOST))
         self.arrive(block, HOST)
@@ -461,11 +467,15 @@ class BlockManager:
     def recount(self, block: Block, step: int) -> None:
         """Count a block among those with a copy elsewhere (1), or no more (-1), if it is one as it stands."""
         if block.host and ((block.device and not block.bare) or block.disk):
-            self.clean_bytes += step * block.meta.size_bytes
-            if step > 0:
-                self._clean[block.id] = block
-            else:
-                del self._clean[block.id]
+            self.count_clean(block, step)
+
+    def count_clean(self, block: Block, step: int) -> None:
+        """``recount`` of a block that is known to be one."""
+        self.clean_bytes += step * block.meta.size_bytes
+        if step > 0:
+            self._clean[block.id] = block
+        else:
+            del self._clean[block.id]
 
     def forget(self, block: Block) -> None:
         """Drop every copy: a longer block has taken this one's place."""

@@ -30,8 +30,9 @@ def sink_run(memory: BlockManager, victims: Sequence[Block], start: int) -> int:
     coming = [block for block in run if not block.host]
     if not run or (coming and not eviction.wants_host(coming[-1])):  # the nearest to the root pays least
         return 0
-    for block, gone in zip(run, spare, strict=True):
-        _move(memory, block, gone)
+    for at, (block, gone) in enumerate(zip(run, spare, strict=True)):
+        _sink(memory, block, gone)
+        _count_child(memory, block, run[at + 1] if at + 1 < len(run) else None, -1)
     memory.device_count -= len(run)
     memory.device_used -= len(run)
     memory.descent.arrivals_unseen += len(coming)
@@ -40,22 +41,33 @@ def sink_run(memory: BlockManager, victims: Sequence[Block], start: int) -> int:
     return len(run)
 
 
-def _move(memory: BlockManager, block: Block, gone: Block | None) -> None:
-    meta, by = block.meta, memory.beneficiary
+def _sink(memory: BlockManager, block: Block, gone: Block | None) -> None:
+    """From the device to the host, from which ``gone`` leaves, a copy of what lies elsewhere; None: the
+    block is on both already."""
+    actions, by = memory.actions, memory.beneficiary
     if gone is None:
-        memory.recount(block, -1)
+        memory.count_clean(block, -1)
     else:
-        memory.actions.append(Drop(gone.id, HOST, by or block.maker))
-        memory.actions.append(Move(meta, DEVICE, HOST))
-        memory.recount(gone, -1)
+        actions.append(Drop(gone.id, HOST, by or block.maker))
+        actions.append(Move(block.meta, DEVICE, HOST))
+        memory.count_clean(gone, -1)
         gone.host, block.host = False, True
-        memory.evictions["host_disk"] += not gone.device
-    memory.actions.append(Drop(block.id, DEVICE, by))
+        if not gone.device:
+            memory.evictions["host_disk"] += 1
+    actions.append(Drop(block.id, DEVICE, by))
     block.device = False
-    memory.recount(block, 1)
-    parent = memory.index.blocks.get(meta.parent) if meta.parent else None
+    if block.disk:
+        memory.count_clean(block, 1)
+
+
+def _count_child(memory: BlockManager, block: Block, likely: Block | None, step: int) -> None:
+    """One more or less of its children is on the device, for the block before this one: ``likely`` it."""
+    name = block.meta.parent
+    if not name:
+        return
+    parent = likely if likely is not None and likely.id == name else memory.index.blocks.get(name)
     if parent is not None:
-        parent.device_children -= 1
+        parent.device_children += step
 
 
 def load_run(memory: BlockManager, blocks: Sequence[Block]) -> None:
@@ -64,17 +76,18 @@ def load_run(memory: BlockManager, blocks: Sequence[Block]) -> None:
         for block in blocks:
             memory.load(block)
         return
+    before: Block | None = None
     for block in blocks:
         meta = block.meta
         memory.actions.append(Move(meta, HOST, DEVICE))
         if block.read_unused:
             block.read_unused = False
             memory.useful_read_bytes += meta.size_bytes
-        memory.recount(block, -1)
+        if block.disk:
+            memory.count_clean(block, -1)
         block.device = True
-        memory.recount(block, 1)
-        parent = memory.index.blocks.get(meta.parent) if meta.parent else None
-        if parent is not None:
-            parent.device_children += 1
+        memory.count_clean(block, 1)
+        _count_child(memory, block, before, 1)
+        before = block
     memory.device_count += len(blocks)
     memory.eviction.came_up(blocks)

@@ -144,8 +144,7 @@ class TurnTable:
         self.break_promises(turn)
         self.block_manager.give_frames(turn.frames)
         self.block_manager.states.pends(turn.id, 0)
-        for block in turn.path:
-            self.block_manager.unpin(block)
+        self.block_manager.unpin_all(turn.path)
         turn.path, turn.frames, turn.stuck, turn.opened_tail = [], 0, False, None
         turn.computed = 0
 

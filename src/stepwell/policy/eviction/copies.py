@@ -16,38 +16,47 @@ _LEAST_LOG = 64
 
 
 class Copies:
-    """The blocks in the order in which they became copies."""
+    """The blocks in the order in which they became copies. Each knows its place in the log (``copy_at``)."""
 
     def __init__(self) -> None:
-        self._place: dict[Block, int] = {}
-        """Where in the log each one stands; any other entry of the log is over."""
         self._log: list[Block] = []
+        """An entry is over when its block has another place, or none."""
+        self._count = 0
+        """Entries that are not over."""
         self._begin = 0
         """All entries before it are over."""
         self._passed = 0
         """All entries from there to here are over, or were claimed or in flight when last looked at."""
 
     def __len__(self) -> int:
-        return len(self._place)
+        return self._count
 
     def add(self, block: Block) -> None:
         """The block has become a copy."""
-        if block not in self._place:
-            self._place[block] = len(self._log)
+        if block.copy_at < 0:
+            block.copy_at = len(self._log)
             self._log.append(block)
+            self._count += 1
 
     def discard(self, block: Block) -> None:
         """The block is a copy no more."""
-        if self._place.pop(block, None) is not None and len(self._log) > _LEAST_LOG + 2 * len(self._place):
-            self._log = list(self._place)
-            self._place = {copy: place for place, copy in enumerate(self._log)}
-            self._begin = self._passed = 0
+        if block.copy_at >= 0:
+            block.copy_at = -1
+            self._count -= 1
+            if len(self._log) > _LEAST_LOG + 2 * self._count:
+                self._tidy()
+
+    def _tidy(self) -> None:
+        """Leave out the entries that are over."""
+        self._log = [block for place, block in enumerate(self._log) if block.copy_at == place]
+        for place, block in enumerate(self._log):
+            block.copy_at = place
+        self._begin = self._passed = 0
 
     def freed(self, block: Block) -> None:
         """The block may be claimed no more: if it was passed over, it is looked at again."""
-        place = self._place.get(block)
-        if place is not None and place < self._passed:
-            self._passed = place
+        if 0 <= block.copy_at < self._passed:
+            self._passed = block.copy_at
 
     def first(self) -> Block | None:
         """The first to go of those that are neither claimed nor in flight; None: there is none."""
@@ -56,15 +65,15 @@ class Copies:
 
     def _pass_over(self) -> int:
         """Where in the log ``first`` stands; its end if there is none."""
-        log, place = self._log, self._place
+        log = self._log
         begin, end = self._begin, len(log)
-        while begin < end and place.get(log[begin]) != begin:
+        while begin < end and log[begin].copy_at != begin:
             begin += 1
         self._begin = begin
         at = max(begin, self._passed)
         while at < end:
             block = log[at]
-            if not block.claims and block.moving is None and place.get(block) == at:
+            if not block.claims and block.moving is None and block.copy_at == at:
                 break
             at += 1
         self._passed = at
@@ -84,7 +93,8 @@ class Copies:
         return chain(*self.parted())
 
     def _between(self, start: int, stop: int) -> Iterator[Block]:
-        log, place = self._log, self._place
+        log = self._log
         for number in range(start, stop):
-            if place.get(log[number]) == number:
-                yield log[number]
+            block = log[number]
+            if block.copy_at == number:
+                yield block
