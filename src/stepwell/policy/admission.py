@@ -133,7 +133,7 @@ class Admission:
         waited = turn.behind and self.table.checkpoints.active  # a state may be there now, and no new block
         if path is None or old or waited or not self._still_coming(turn) or self._grew(turn):
             path = turn.planned = self._usable_path(turn)
-            turn.planned_at_us = self.table.now_us
+            turn.planned_at_us, turn.all_there_at = self.table.now_us, -1
             turn.planned_tokens = self._whole_blocks(path) * self.config.block_tokens
             turn.planned_next = self._next_block_known(turn)
             turn.planned_bytes = sum([block.meta.size_bytes for block, _ in path if not block.device])
@@ -241,7 +241,7 @@ class Admission:
     def _try_open(self, turn: Turn, path: list[Match]) -> bool:
         """Give the turn a place if it fits beside the running ones, or can take it from lighter ones.
         False: it waits for room."""
-        if [block for block, _ in path if not (block.device or block.host)] or not self._state_is_there(path):
+        if not self.table.all_there(turn, path) or not self._state_is_there(path):
             turn.planned = None  # a copy on the device alone has gone
             return True
         if not self._make_place(turn, path):
@@ -422,7 +422,7 @@ class Admission:
 
     def _open(self, turn: Turn, path: list[Match]) -> None:
         memory = self.block_manager
-        from_device, from_host, from_disk = self._sources(turn, path)
+        from_device, from_host, from_disk = self.table.sources(turn, path)
         memory.pin_all(blocks_of(path))  # first, so that making room for one never evicts another
         missing = [block for block, _ in path if not block.device]
         self._take_frames(turn, len(missing))
@@ -452,19 +452,6 @@ class Admission:
             room = states.make_room()
             assert room, "every running state on the device is pending"
             states.load(last)
-
-    @staticmethod
-    def _sources(turn: Turn, path: Sequence[Match]) -> tuple[int, int, int]:
-        """How many tokens of a path lay on device, host and disk (what was fetched for it) when it came."""
-        device = host = disk = 0
-        for block, n_tokens in path:
-            if not (block.device or block.host) or (turn.from_disk and block.id in turn.from_disk):
-                disk += n_tokens
-            elif block.device:
-                device += n_tokens
-            else:
-                host += n_tokens
-        return device, host, disk
 
     def _take_frames(self, turn: Turn, count: int) -> None:
         done = self.block_manager.take_frames(count, turn.contract.name)

@@ -51,12 +51,12 @@ class BlockManager:
         """Blocks on the device that must stay because a running request uses them."""
         self.host_used = 0
         self.disk_used = 0
+        self.stranded = 0
+        """How often a block that a turn is about to load has left device and host."""
         self.elsewhere = HeldElsewhere(self)
         self.resized = False
         """Whether the bounds of host and disk have changed: more may be held than they are now."""
-        self.reading_bytes = 0
-        self.reads_in_flight = 0
-        self.writes_in_flight = 0
+        self.reading_bytes = self.reads_in_flight = self.writes_in_flight = 0
         self.writes_paused_until_us = 0
         self.evictions: dict[str, int] = dict.fromkeys(
             ("device_host", "device_gone", "host_disk", "host_gone", "disk_gone"), 0
@@ -221,6 +221,7 @@ class BlockManager:
         self.eviction.block_left(block, DEVICE)
         self._set_device(block, False)
         self.device_used -= 1
+        self.stranded += block.claims > 0 and not block.host
         self._remove_if_nowhere(block)
 
     # --- use ----------------------------------------------------------------------------------
@@ -267,13 +268,10 @@ class BlockManager:
 
     def _host_victim(self, leaving: Mapping[BlockId, Block]) -> Block | None:
         """The next block to leave the host beside those that do."""
-        if not leaving:
-            spare = self.eviction.spare_on_host()
-            if spare is not None:
-                return spare
         idle, clean = self.idle(HOST), self._clean.values()
         if not leaving:
-            return self.eviction.host_victim(idle, clean)
+            spare = self.eviction.spare_on_host()
+            return self.eviction.host_victim(idle, clean) if spare is None else spare
         others = [block for block in clean if block.id not in leaving]
         return self.eviction.host_victim(filter(lambda b: b.id not in leaving, idle), others)
 
@@ -446,8 +444,10 @@ class BlockManager:
             self.elsewhere.left(block)
         if block.bare:
             self.states.copy_went(block)
-        if not (block.disk or block.host or block.device):
-            self._remove_if_nowhere(block)
+        if not (block.host or block.device):
+            self.stranded += block.claims > 0
+            if not block.disk:
+                self._remove_if_nowhere(block)
 
     def set_bare(self, block: Block, bare: bool) -> None:
         """Whether its copy on the device is without its running state."""

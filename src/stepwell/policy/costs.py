@@ -88,6 +88,8 @@ class Costs:
     decode: PrefillFit = field(default_factory=PrefillFit)
     _pays: dict[tuple[int, int, int], bool] = field(default_factory=dict)
     """Answers of ``copies_pay`` at these prices."""
+    prices: int = 0
+    """How often the prices that ``copies_pay`` answers from have changed."""
     always_copy: bool = False
     """Copies pay at any price: decisions do not hang on how fast a machine copies (``always_load``)."""
     draft_ns: int | None = None
@@ -100,7 +102,7 @@ class Costs:
         seen = moved.duration_us * 1000 * 1024 // moved.size_bytes
         route = (moved.source, moved.target)
         if route in _COPIES:
-            self._pays.clear()
+            self._prices_changed()
         self.ns_per_kib[route] = (self.ns_per_kib[route] * 7 + seen) // 8
 
     def copies_pay(self, size_bytes: int, start: int, stop: int) -> bool:
@@ -117,10 +119,14 @@ class Costs:
             known = self._pays[asked] = copies_us <= self.compute_us(start, stop)
         return known
 
+    def _prices_changed(self) -> None:
+        self.prices += 1
+        self._pays.clear()
+
     def doubt_copies(self) -> None:
         """A block was not copied because copies are dear. Prices that are not paid are never seen again, so
         they are believed a little less each time, until one is tried."""
-        self._pays.clear()
+        self._prices_changed()
         for route in _COPIES:
             self.ns_per_kib[route] -= self.ns_per_kib[route] >> _DOUBT_SHIFT
 
@@ -130,7 +136,7 @@ class Costs:
             self._saw_draft(step)
         elif step.prefill_tokens >= 16 and step.decode_tokens * _MIN_PREFILL_SHARE < step.prefill_tokens:
             tokens = step.prefill_tokens + step.decode_tokens
-            self._pays.clear()
+            self._prices_changed()
             self.prefill.add(tokens, step.depth_tokens, step.duration_us * 1000)
         elif step.decode_tokens and not step.prefill_tokens:
             self.decode.add(_STEP, step.decode_tokens * _STEP, step.duration_us * 1000 * _STEP)

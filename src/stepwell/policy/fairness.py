@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Container, Iterable, Mapping
 
 from stepwell.policy.contracts import WHOLE, ContractBook
-from stepwell.policy.turns import Turn
+from stepwell.policy.turns import ComputeHad, Turn
 from stepwell.policy.types import RequestId
 
 _MAX_COUNTERS = 10_000
@@ -27,8 +27,8 @@ class Attained:
 
     def __init__(self, book: ContractBook) -> None:
         self._book = book
-        self._tenants: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._sessions: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._tenants: OrderedDict[tuple[str, str], ComputeHad] = OrderedDict()
+        self._sessions: OrderedDict[tuple[str, str], ComputeHad] = OrderedDict()
         self._debts: dict[str, int] = {}
 
     def arrived(self, turn: Turn, present: Iterable[str]) -> None:
@@ -36,37 +36,59 @@ class Attained:
         if not self._book.ordered:
             return
         service_tier, tenant = turn.contract.name, turn.arrival.tenant
-        key = turn.account
-        others = [self._tenants[service_tier, t] for t in present if (service_tier, t) in self._tenants]
+        others = [self._tenants[service_tier, t].us for t in present if (service_tier, t) in self._tenants]
+        had = self._tenant(turn)
         if tenant not in present:
-            floor = min(others, default=0)
-            self._tenants[key] = max(self._tenants.get(key, 0), floor)
-        self._tenants.setdefault(key, 0)
-        self._tenants.move_to_end(key)
-        while len(self._tenants) > _MAX_COUNTERS:
-            self._tenants.popitem(last=False)
+            had.us = max(had.us, min(others, default=0))
+        self._tenants.move_to_end(turn.account)
+        _forget_oldest(self._tenants)
 
     def rank(self, turn: Turn) -> int:
         """Smaller goes first among the tenants of a service tier."""
-        return self._tenants.get(turn.account, 0)
+        had = turn.tenant_had
+        if had is None or not had.known:
+            had = turn.tenant_had = self._tenants.get(turn.account)
+        return 0 if had is None else had.us
 
     def session_rank(self, turn: Turn) -> int:
         """Smaller goes first among the sessions of a tenant."""
-        return self._sessions.get(turn.session_account, 0)
+        had = turn.session_had
+        if had is None or not had.known:
+            had = turn.session_had = self._sessions.get(turn.session_account)
+        return 0 if had is None else had.us
 
     def charge(self, turns: Iterable[Turn], cost_us: Mapping[RequestId, int]) -> None:
         """The turns are given compute, in this order; those without a cost are given none."""
         if not self._book.ordered:
             return
-        tenants, sessions = self._tenants, self._sessions
+        sessions = self._sessions
         for turn in turns:
             cost = cost_us.get(turn.id)
-            if cost is not None:
-                tenants[turn.account] = tenants.get(turn.account, 0) + cost
-                sessions[turn.session_account] = sessions.get(turn.session_account, 0) + cost
-                sessions.move_to_end(turn.session_account)
-        while len(sessions) > _MAX_COUNTERS:
-            sessions.popitem(last=False)
+            if cost is None:
+                continue
+            tenant, session = turn.tenant_had, turn.session_had
+            if tenant is None or not tenant.known:
+                tenant = self._tenant(turn)
+            if session is None or not session.known:
+                session = self._session(turn)
+            tenant.us += cost
+            session.us += cost
+            sessions.move_to_end(turn.session_account)
+        _forget_oldest(sessions)
+
+    def _tenant(self, turn: Turn) -> ComputeHad:
+        """What its tenant has had; from now on it is counted."""
+        had = turn.tenant_had
+        if had is None or not had.known:
+            had = turn.tenant_had = self._tenants.setdefault(turn.account, ComputeHad())
+        return had
+
+    def _session(self, turn: Turn) -> ComputeHad:
+        """Likewise."""
+        had = turn.session_had
+        if had is None or not had.known:
+            had = turn.session_had = self._sessions.setdefault(turn.session_account, ComputeHad())
+        return had
 
     # --- guarantees of compute ----------------------------------------------------------------
 
@@ -85,3 +107,8 @@ class Attained:
             owed = total_us * self._book.of(name).guaranteed.step_tokens // WHOLE
             debt = self._debts.get(name, 0) + owed - spent_us.get(name, 0)
             self._debts[name] = min(max(debt, 0), _MAX_DEBT_US)
+
+
+def _forget_oldest(counters: OrderedDict[tuple[str, str], ComputeHad]) -> None:
+    while len(counters) > _MAX_COUNTERS:
+        counters.popitem(last=False)[1].known = False

@@ -209,6 +209,15 @@ class TurnTable:
                 self.unclaim(self.turns[request])
                 self.turns[request].planned = None
 
+    def all_there(self, turn: Turn, path: Sequence[Match]) -> bool:
+        """Whether every block of a path that was there, or on its way, is on the device or the host."""
+        stranded = self.block_manager.stranded
+        if turn.all_there_at != stranded:
+            if [block for block, _ in path if not (block.device or block.host)]:
+                return False
+            turn.all_there_at = stranded
+        return True
+
     # --- what is stored -----------------------------------------------------------------------
 
     def stored_path(self, turn: Turn) -> list[Match]:
@@ -220,6 +229,19 @@ class TurnTable:
             whole = [m for m in path if m.block.meta.depth < resumed.meta.depth]
             path = [*whole, Match(resumed, resumed.meta.n_tokens)]
         return self.checkpoints.usable(path)
+
+    @staticmethod
+    def sources(turn: Turn, path: Sequence[Match]) -> tuple[int, int, int]:
+        """How many tokens of a path lay on device, host and disk (what was fetched for it) when it came."""
+        device = host = disk = 0
+        for block, n_tokens in path:
+            if not (block.device or block.host) or (turn.from_disk and block.id in turn.from_disk):
+                disk += n_tokens
+            elif block.device:
+                device += n_tokens
+            else:
+                host += n_tokens
+        return device, host, disk
 
     def _continues(self, path: list[Match], tail: Block, turn: Turn) -> bool:
         """Whether all blocks before ``tail`` are stored, so that it can be used to its last token."""

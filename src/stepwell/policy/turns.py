@@ -57,6 +57,15 @@ class AgentRecord:
 
 
 @dataclass(slots=True, eq=False)
+class ComputeHad:
+    """How much compute a tenant or a session has had, in microseconds (``fairness.py``)."""
+
+    us: int = 0
+    known: bool = True
+    """Whether it still counts: one that was forgotten has to be looked up again."""
+
+
+@dataclass(slots=True, eq=False)
 class Turn:
     """One request. Token counts: ``computed <= total``; the sampled token is known, not computed."""
 
@@ -109,6 +118,8 @@ class Turn:
     """Whether the block after those was stored too, and was left out because computing it is quicker."""
     planned_bytes: int = 0
     """Of that path: what does not lie on the device."""
+    all_there_at: int = -1
+    """``BlockManager.stranded`` when all of that path was last seen on the device or the host."""
     no_room: tuple[int, ...] = ()
     """What its place depends on, as of ``no_room_at_us``, when there was none for it."""
     no_room_at_us: int = 0
@@ -135,6 +146,9 @@ class Turn:
     account: tuple[str, str] = field(init=False)
     """Under which its compute is booked: service tier and tenant."""
     session_account: tuple[str, str] = field(init=False)
+    tenant_had: ComputeHad | None = None
+    session_had: ComputeHad | None = None
+    """What its accounts have had, as they were looked up last."""
 
     def __post_init__(self) -> None:
         arrival = self.arrival

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.eviction.base import EvictionContext
-from stepwell.policy.eviction.falling import cost_below
+from stepwell.policy.eviction.falling import cost_below, is_flat
 from stepwell.policy.eviction.forecast import IdlePeriod
 from stepwell.policy.eviction.orphans import KV_TIERS
 from stepwell.policy.eviction.value import EvictionTuning, eviction_key, is_stale
@@ -120,23 +120,25 @@ def first_at_rest(rankings: Sequence[Ranking]) -> Group | None:
     return first
 
 
-def standing(context: EvictionContext, group: Group, at: int) -> tuple[int, int]:
-    """Where the group stands on KV tier number ``at`` among those of every service tier, listed there
-    or not. A block goes with the holder that stands highest: never before what grows from it."""
+def _height(context: EvictionContext, group: Group, at: int, flat: bool) -> int:
+    """How high the group stands on KV tier number ``at`` among those of every service tier, listed there
+    or not. ``flat``: see ``is_flat``."""
     key = group.keys[at]
     if key is None:
-        key = eviction_key(group.value, cost_below(context, len(group.path), at))
-    return key * group.rankings[at].weight, group.seq
+        key = eviction_key(group.value, 1 if flat else cost_below(context, len(group.path), at))
+    return key * group.rankings[at].weight
 
 
 def needed_more(context: EvictionContext, block: Block, group: Group, at: int) -> Group | None:
-    """The holder that needs the block most, if that is another one than the ``group`` it is listed under."""
-    highest, best = standing(context, group, at), None
+    """The holder that needs the block most, if that is another one than the ``group`` it is listed under: of
+    those that stand highest the one named last. So a block never goes before what grows from it."""
+    flat = is_flat(context, at)
+    highest, seq, best = _height(context, group, at, flat), group.seq, None
     for holder in block.holders:
         if holder is not group:
-            other = standing(context, holder, at)
-            if other > highest:
-                highest, best = other, holder
+            height = _height(context, holder, at, flat)
+            if height > highest or (height == highest and holder.seq > seq):
+                highest, seq, best = height, holder.seq, holder
     return best
 
 

@@ -38,6 +38,17 @@ class EvictionContext:
     waiting: int = 0
     """Turns in the queue now."""
     future: Future | None = None
+    _copies_pay: bool = False
+    _as_of_prices: int = -1
+
+    def copies_pay(self) -> bool:
+        """Whether a first block is copied to the host and back in no more time than it is computed in. Asked
+        for every candidate, so the answer is kept as long as prices stay."""
+        if self._as_of_prices != self.costs.prices:
+            config = self.config
+            self._as_of_prices = self.costs.prices
+            self._copies_pay = self.costs.copies_pay(config.block_bytes, 0, config.block_tokens)
+        return self._copies_pay
 
 
 class EvictionPolicy(ABC):

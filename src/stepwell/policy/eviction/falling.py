@@ -23,7 +23,7 @@ def is_flat(context: EvictionContext, at: int) -> bool:
         return config.disk_bytes > 0
     if at == 2 or not config.host_bytes:
         return False
-    return context.costs.copies_pay(config.block_bytes, 0, config.block_tokens)
+    return context.copies_pay()
 
 
 def saved_by_write(context: EvictionContext, block: Block) -> tuple[int, int]:

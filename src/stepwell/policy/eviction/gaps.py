@@ -138,7 +138,8 @@ class GapClass:
 
     def place(self, k: int) -> int:
         """Where in bin ``k`` rests end, of 1024, as a mean."""
-        return min(2 * MIDDLE - 1, self.places[k] // (self.ended[k] + 2))
+        mean = self.places[k] // (self.ended[k] + 2)
+        return mean if mean < 2 * MIDDLE else 2 * MIDDLE - 1
 
     def end(self, k: int, place: int = MIDDLE) -> None:
         """A rest has ended in bin ``k``, to which it had come, at ``place`` of 1024."""
@@ -256,24 +257,26 @@ def index_of(hazards: list[int], edges: tuple[int, ...], elapsed: int, kind: Gap
     """
     k, last = bin_of(edges, elapsed), len(edges) - 1
     alive, returned, held, best = _ONE, 0, 0, 0
+    most_held = _BEST  # held for longer, it would be no better if all that are left came back at once
     start = elapsed
     while k < last and alive > 16:
-        end, hazard = edges[k + 1], hazards[k]
+        first, end, hazard = edges[k], edges[k + 1], hazards[k]
         width = end - start
-        if start > edges[k]:  # part of the bin is over: less is left of its chance
-            hazard = hazard * width // (end - edges[k])
+        if start > first:  # part of the bin is over: less is left of its chance
+            hazard = hazard * width // (end - first)
         gone = alive * hazard >> 20
         if gone:
             returned += gone
-            if kind is None or start > edges[k]:
+            if kind is None or start > first:
                 held += (alive - gone // 2) * width
             else:
                 held += (alive - gone) * width + (gone * width * kind.place(k) >> 10)
             rate = returned * RATE_ONE // (held or 1)
             if rate > best:
                 best = rate
-            if (best + 1) * held > _BEST:
-                break  # if all that are left came back at once, it would be no better
+                most_held = _BEST // (best + 1)
+            if held > most_held:
+                break
         else:
             held += alive * width
         alive -= gone

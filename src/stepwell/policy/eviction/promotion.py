@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from operator import itemgetter
+
 from stepwell.policy.eviction.agent_groups import AT, Group
 from stepwell.policy.eviction.quotas import Quotas
-from stepwell.policy.eviction.value import EvictionTuning
+from stepwell.policy.eviction.value import ACTIVE, EvictionTuning
 from stepwell.policy.types import KvTier
+
+_key_of = itemgetter(0)
 
 
 def is_promotable(group: Group, tuning: EvictionTuning) -> bool:
     """Whether its agent may come back and some of its blocks lie on disk alone."""
+    if group.idle is None or group.chance < tuning.promote_chance:
+        return False
     device, host, disk = group.listed
-    return host < disk and device < disk and group.chance >= tuning.promote_chance and group.idle is not None
+    return host < disk and device < disk
 
 
 def most_valuable_on_disk(quotas: Quotas, tuning: EvictionTuning) -> list[Group]:
@@ -20,9 +27,10 @@ def most_valuable_on_disk(quotas: Quotas, tuning: EvictionTuning) -> list[Group]
     for ranking in quotas.all_rankings(AT[KvTier.DISK]):
         found = 0
         entries = ranking.entries
-        for place in range(len(entries) - 1, max(-1, len(entries) - 1 - tuning.promote_search), -1):
+        at_rest = bisect_left(entries, ACTIVE, key=_key_of)  # behind it stand agents at work
+        for place in range(at_rest - 1, max(-1, len(entries) - 1 - tuning.promote_search), -1):
             group = entries[place][2]
-            if group.idle is not None and is_promotable(group, tuning):
+            if is_promotable(group, tuning):
                 tops.append(group)
                 found += 1
                 if found == tuning.promote_agents:
