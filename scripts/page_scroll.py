@@ -46,7 +46,7 @@ def line(gaps_ms: Sequence[float], cpu_s: float) -> str:
 
 def main() -> None:
     sys.path.insert(0, str(ROOT))
-    page = import_module("tests.server.test_page_in_a_browser")
+    page = import_module("tests.server.page.test_page_in_a_browser")
     with page.node() as server, page.browser() as driver:
         driver.set_script_timeout(120)
         page.populate(server, page.AGENTS)

@@ -13,7 +13,7 @@ import pytest
 import stepwell
 
 SOURCE = Path(__file__).resolve().parent.parent / "src"
-NAMED_AS_THE_WIRE_NAMES_THEM = ("server/openapi/", "server/schema.py", "agents/events.py")
+NAMED_AS_THE_WIRE_NAMES_THEM = ("server/openapi/", "server/wire/schema.py", "agents/events.py")
 """Schemas of ``/openapi.json`` and events of a session's file: what others read has its own names."""
 
 WITH_TWO_MEANINGS = {"Limits", "Stepwell"}

@@ -9,7 +9,7 @@ import pytest
 
 from stepwell.engines.null import NullConfig
 from stepwell.loop.requests import Rejected
-from stepwell.server.keys import KeyEntry, KeyRing
+from stepwell.server.callers.keys import KeyEntry, KeyRing
 from stepwell.server.settings import ServerSettings
 from tests.server.fakes import HOLD, MODEL, FakeDriver, call, null_node, says, serving
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.server.keys import KeyEntry, KeyRing
+from stepwell.server.callers.keys import KeyEntry, KeyRing
 from stepwell.server.run import BackgroundServer
 from tests.server.fakes import MODEL
 from tests.server.libraries import library_node

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from stepwell.server.books import Books
+from stepwell.server.backends.books import Books
 from stepwell.server.run import BackgroundServer
 from tests.ledger.made_books import START_S, made_books
+from tests.server.admin.test_organization import END_S, RING
 from tests.server.fakes import FakeDriver, says, serving
-from tests.server.test_organization import END_S, RING
 
 openai = pytest.importorskip("openai")
 

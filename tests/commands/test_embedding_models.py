@@ -18,7 +18,7 @@ from stepwell.errors import BadInput
 from stepwell.launch.beside import _named, close_embeddings, served_embeddings
 from stepwell.launch.embedded import embedded
 from stepwell.launch.several import apart
-from stepwell.server.vectors import ServedEmbeddings
+from stepwell.server.backends.vectors import ServedEmbeddings
 from stepwell.settings.engine import EngineSettings, ModelEntry
 from stepwell.settings.file import EmbeddingSettings, KvSettings, Settings
 

@@ -20,7 +20,7 @@ from stepwell.ledger.books import preset_names
 from stepwell.ledger.costs import load_cost_book
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.types import Resource
-from stepwell.server.keys import KeyEntry
+from stepwell.server.callers.keys import KeyEntry
 
 Capture = pytest.CaptureFixture[str]
 

@@ -15,7 +15,7 @@ from stepwell.fleet.types import NodeState
 from stepwell.gateway.app import create_app
 from stepwell.gateway.deployment import Deployment, EngineTable, FrontTable
 from stepwell.gateway.nodes import Nodes
-from stepwell.server.keys import KeyEntry, KeyRing
+from stepwell.server.callers.keys import KeyEntry, KeyRing
 from stepwell.server.settings import ServerSettings
 
 Handler = Callable[[httpx2.Request], Awaitable[httpx2.Response]]

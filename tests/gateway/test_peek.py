@@ -13,8 +13,8 @@ from stepwell.basics.per_tier import NOTHING
 from stepwell.fleet.places import Places
 from stepwell.fleet.prefixes import CUTS, MAX_PREFIXES, PromptPrefix
 from stepwell.gateway.peek import Heard, peek
-from stepwell.server.identity import identify
-from stepwell.server.keys import ApiKey
+from stepwell.server.callers.identity import identify
+from stepwell.server.callers.keys import ApiKey
 
 KEY = ApiKey("acme", ("default", "flex"))
 values = st.recursive(

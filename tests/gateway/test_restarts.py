@@ -14,7 +14,7 @@ from stepwell.fleet.types import NodeState
 from stepwell.gateway.deployment import Deployment, EngineTable, FrontTable
 from stepwell.gateway.nodes import Nodes
 from stepwell.gateway.processes import NodeProcess
-from stepwell.server.keys import KeyRing
+from stepwell.server.callers.keys import KeyRing
 from tests.gateway.fakes import WEIGHTS, FakeNodes
 
 MODELS = {"data": [{"id": "m", "root": "m"}]}

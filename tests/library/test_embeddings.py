@@ -33,7 +33,7 @@ from stepwell.library.minilm import MAX_TOKENS, MiniLm, gelu
 from stepwell.library.retrieve import find_passages
 from stepwell.library.search import CountedTexts
 from stepwell.library.store import Library
-from stepwell.server.keys import KeyRing
+from stepwell.server.callers.keys import KeyRing
 from tests.server.fakes import until
 from tests.server.libraries import library_node, uploaded
 from tests.server.wire import post

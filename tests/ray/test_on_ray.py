@@ -16,7 +16,7 @@ pytest.importorskip("ray.serve", reason="needs the extra 'ray'")
 from stepwell.bench.servers import free_port
 from stepwell.gateway.deployment import load_deployment
 from stepwell.gateway.on_ray import run_on_ray
-from stepwell.server.keys import KeyRing
+from stepwell.server.callers.keys import KeyRing
 from stepwell.server.settings import ServerSettings
 
 ROOT = Path(__file__).resolve().parent.parent.parent

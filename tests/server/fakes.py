@@ -34,7 +34,7 @@ from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Hint, KvTier, RequestId
 from stepwell.recording.file import Recorder
-from stepwell.server.keys import KeyRing
+from stepwell.server.callers.keys import KeyRing
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
 from stepwell.tiers.base import TierUsage

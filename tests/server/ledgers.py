@@ -22,13 +22,13 @@ from stepwell.loop.driver import Driver
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import NO_HINT
+from stepwell.server.backends.books import Books
+from stepwell.server.backends.library import ServedLibrary
+from stepwell.server.backends.vectors import ServedEmbeddings
 from stepwell.server.batches.runner import ServedBatches
-from stepwell.server.books import Books
-from stepwell.server.keys import KeyEntry, KeyRing
-from stepwell.server.library import ServedLibrary
+from stepwell.server.callers.keys import KeyEntry, KeyRing
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
-from stepwell.server.vectors import ServedEmbeddings
 from stepwell.tiers.local import LocalTiers
 from tests.ledger.books import PRICES
 from tests.server.fakes import MODEL, FakeText, until

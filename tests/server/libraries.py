@@ -13,8 +13,8 @@ from stepwell.engines.null import NullConfig
 from stepwell.library.documents import Limits
 from stepwell.library.embeddings import Embedder
 from stepwell.library.store import Library
-from stepwell.server.keys import KeyRing
-from stepwell.server.library import ServedLibrary
+from stepwell.server.backends.library import ServedLibrary
+from stepwell.server.callers.keys import KeyRing
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
 from tests.server.fakes import MODEL, null_driver

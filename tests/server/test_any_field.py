@@ -17,18 +17,18 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stepwell.server.admin_budgets import BudgetChange
+from stepwell.server.admin.budgets import BudgetChange
+from stepwell.server.agents.sessions import SessionUpdate
 from stepwell.server.app import ROUTES as APP_ROUTES
-from stepwell.server.file_prewarm import PrewarmRequest
-from stepwell.server.file_search import SearchRequest
-from stepwell.server.response_schema import ResponseRequest
+from stepwell.server.files.prewarm import PrewarmRequest
+from stepwell.server.files.search import SearchRequest
+from stepwell.server.responses.request import ResponseRequest
 from stepwell.server.run import BackgroundServer
-from stepwell.server.schema import ChatRequest, CompletionRequest
-from stepwell.server.sessions import SessionUpdate
+from stepwell.server.wire.schema import ChatRequest, CompletionRequest
+from tests.server.callers.test_identity import FIELDS
 from tests.server.fakes import MODEL
 from tests.server.libraries import library_node, uploaded
 from tests.server.test_fuzz import check
-from tests.server.test_identity import FIELDS
 from tests.server.wire import http
 
 SCHEMAS = (

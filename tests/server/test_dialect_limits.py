@@ -9,8 +9,8 @@ import pytest
 
 from stepwell.server.batches.lines import read
 from stepwell.server.batches.runner import BatchLimits
+from tests.server.batches.test_batches import CHATS, jsonl
 from tests.server.fakes import MODEL, null_node
-from tests.server.test_batches import CHATS, jsonl
 from tests.server.wire import post
 
 TEN_MB = "Be brief. " * 2**20

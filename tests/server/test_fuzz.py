@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from stepwell.server.app import ROUTES as APP_ROUTES
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
+from tests.server.callers.test_hints import HEADERS as HINT_HEADERS
+from tests.server.callers.test_hints import HINTS
+from tests.server.callers.test_identity import FIELDS, NAMES
 from tests.server.fakes import MODEL, null_driver, serving
-from tests.server.test_hints import HEADERS as HINT_HEADERS
-from tests.server.test_hints import HINTS
-from tests.server.test_identity import FIELDS, NAMES
 from tests.server.wire import ROUTES, error_of, http
 
 TEXT = st.text(max_size=40)

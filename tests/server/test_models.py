@@ -15,9 +15,9 @@ from stepwell.errors import BadInput
 from stepwell.launch.embedded import embedded
 from stepwell.launch.several import ModelsNode, build_several
 from stepwell.library.store import Library
-from stepwell.server.books import Books
-from stepwell.server.keys import KeyEntry, KeyRing
-from stepwell.server.library import ServedLibrary
+from stepwell.server.backends.books import Books
+from stepwell.server.backends.library import ServedLibrary
+from stepwell.server.callers.keys import KeyEntry, KeyRing
 from stepwell.server.run import BackgroundServer
 from stepwell.server.service import OfferedModel
 from stepwell.server.settings import ServerSettings

@@ -19,8 +19,8 @@ from stepwell.loop.requests import Generation, Rejected
 from stepwell.policy.types import Hint, Hinted, RequestArrived, Wait
 from stepwell.recording.file import read_recording
 from stepwell.server.app import create_app
-from stepwell.server.exchange import DataFrames, stream_events
-from stepwell.server.keys import KeyEntry, KeyRing
+from stepwell.server.callers.keys import KeyEntry, KeyRing
+from stepwell.server.generation.exchange import DataFrames, stream_events
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
 from tests.server.fakes import HOLD, INFO, MODEL, FakeDriver, FakeText, call, null_driver, says, serving

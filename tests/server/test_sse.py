@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.server.sse import AtOnce
+from stepwell.server.wire.sse import AtOnce
 
 
 async def work(steps: int, fails: bool, seen: list[str]) -> None:

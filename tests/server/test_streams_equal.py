@@ -17,15 +17,15 @@ from stepwell.engines.base import SamplingParams
 from stepwell.loop.requests import Admitted, Delta, Finished, Output, TokenInfo
 from stepwell.policy.types import Caller
 from stepwell.server.anthropic.answer import MessageShape
-from stepwell.server.bridge import Arrival
-from stepwell.server.chat_shape import ChatShape
-from stepwell.server.constraints import FREE
-from stepwell.server.response_schema import ResponseRequest
-from stepwell.server.response_shape import ResponseShape
-from stepwell.server.schema import ChatRequest, Function
+from stepwell.server.backends.bridge import Arrival
+from stepwell.server.chat.answer import ChatShape
+from stepwell.server.generation.constraints import FREE
+from stepwell.server.generation.tools import build_tools
+from stepwell.server.generation.turns import Ask, Progress
+from stepwell.server.responses.answer import ResponseShape
+from stepwell.server.responses.request import ResponseRequest
 from stepwell.server.settings import ServerSettings
-from stepwell.server.tools import build_tools
-from stepwell.server.turns import Ask, Progress
+from stepwell.server.wire.schema import ChatRequest, Function
 from tests.server.fakes import INFO, MODEL, FakeText, call
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}

@@ -31,7 +31,7 @@ ROOT = Path(stepwell.__file__).parent
 HANDLER = "chat_completions"
 """What comes before it is middleware, the same for every route."""
 UNNAMED = ("<genexpr>", "<listcomp>", "<dictcomp>")
-AROUND = ("server/middleware.py", "server/connections.py", "server/sse.py")
+AROUND = ("server/middleware.py", "server/limits/connections.py", "server/wire/sse.py")
 """At the top of a stack: what carries every answer and knows nothing of this one."""
 
 
@@ -84,12 +84,12 @@ def _has_usage(given: Locals) -> bool:
 
 PLACED = "the policy gives it a place on the device"
 HAND_OVERS = (
-    HandOver("the body is read", "server/body.py", "read_body"),
-    HandOver("it is known who calls", "server/identity.py", "identify"),
-    HandOver("the body is checked", "server/body.py", "parse"),
-    HandOver("it has a place in the server", "server/gate.py", "Gate._add"),
-    HandOver("its prompt is made", "server/prompts.py", "chat_prompt"),
-    HandOver("it is put together for the loop", "server/turns.py", "Ask.generations"),
+    HandOver("the body is read", "server/wire/body.py", "read_body"),
+    HandOver("it is known who calls", "server/callers/identity.py", "identify"),
+    HandOver("the body is checked", "server/wire/body.py", "parse"),
+    HandOver("it has a place in the server", "server/limits/gate.py", "Gate._add"),
+    HandOver("its prompt is made", "server/generation/prompts.py", "chat_prompt"),
+    HandOver("it is put together for the loop", "server/generation/turns.py", "Ask.generations"),
     HandOver("the most that it may cost is held", "ledger/budgets.py", "BudgetBook.reserve"),
     HandOver("the loop is told", "loop/inbox.py", "Inbox.put", _arrives),
     HandOver("the policy is told", "policy/scheduler.py", "Scheduler._arrived"),
@@ -97,10 +97,12 @@ HAND_OVERS = (
     HandOver("it is in a batch", "policy/batch.py", "BatchBuilder.build", after=PLACED),
     HandOver("the engine runs the batch", "engines/null.py", "NullEngine.run"),
     HandOver("it has its first token", "loop/live.py", "LiveRequest.take"),
-    HandOver("the text leaves the loop's thread", "server/bridge.py", "Bridge._deliver", _is_text),
-    HandOver("the text is with the request again", "server/bridge.py", "Generations.put", _reads_text),
-    HandOver("the text is a chunk", "server/chat_shape.py", "ChatShape._chunk", _writes_text),
-    HandOver("the chunk is bytes", "server/sse.py", "event", _has_text),
+    HandOver("the text leaves the loop's thread", "server/backends/bridge.py", "Bridge._deliver", _is_text),
+    HandOver(
+        "the text is with the request again", "server/backends/bridge.py", "Generations.put", _reads_text
+    ),
+    HandOver("the text is a chunk", "server/chat/answer.py", "ChatShape._chunk", _writes_text),
+    HandOver("the chunk is bytes", "server/wire/sse.py", "event", _has_text),
     HandOver("its charge is known", "ledger/bills.py", "Bills.settle"),
     HandOver("its postings are handed over", "ledger/writer.py", "LedgerWriter.submit", _has_usage),
 )

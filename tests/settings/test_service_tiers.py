@@ -14,7 +14,7 @@ from stepwell.engines.null import NullConfig, NullEngine
 from stepwell.errors import BadInput
 from stepwell.launch.assemble import build, policy_config
 from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract, Shares
-from stepwell.server.keys import KeyRing
+from stepwell.server.callers.keys import KeyRing
 from stepwell.settings.file import Settings, known_keys, load
 from stepwell.settings.keys import key_ring
 from stepwell.tiers.local import LocalTiers

@@ -22,8 +22,8 @@ from stepwell.ledger.start import Ledger, open_ledger
 from stepwell.ledger.types import Budget
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import DEFAULT_CONTRACTS
-from stepwell.server.books import Books
-from stepwell.server.keys import KeyEntry, KeyRing
+from stepwell.server.backends.books import Books
+from stepwell.server.callers.keys import KeyEntry, KeyRing
 from stepwell.server.settings import ServerSettings
 from stepwell.vllm.app import VllmApp
 from stepwell.vllm.books import Count, EngineBooks

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.policy.types import Hint, Wait
-from stepwell.server.tool_kinds import tool_kind
+from stepwell.server.generation.tool_kinds import tool_kind
 from stepwell.vllm.called import MOST_ARGUMENT_CHARS, MOST_CALLS, Called
 from tests.vllm.counting import CountingEngine, fronted
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.server.keys import KeyEntry, KeyRing
+from stepwell.server.callers.keys import KeyEntry, KeyRing
 from stepwell.vllm.command_line import command_line
 from stepwell.vllm.guard import FrontEndOnly
 from stepwell.vllm.owner import caller_of

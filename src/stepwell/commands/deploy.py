@@ -29,9 +29,9 @@ from stepwell.gateway.deployment import (
 from stepwell.launch.serve import say
 from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
 from stepwell.ledger.settings import NO_LEDGER
+from stepwell.server.callers.key_reload import KeyReload
+from stepwell.server.callers.keys import KeyRing
 from stepwell.server.errors import ApiError
-from stepwell.server.key_reload import KeyReload
-from stepwell.server.keys import KeyRing
 from stepwell.server.run import listen, require_keys_beyond_loopback
 from stepwell.server.settings import ServerSettings
 from stepwell.settings.file import Settings, load

@@ -19,8 +19,8 @@ from stepwell.library.errors import DamagedFile, NoSuchFile, QuotaFull
 from stepwell.library.retrieve import find_passages
 from stepwell.library.search import CountedTexts
 from stepwell.library.store import Library
-from stepwell.server.file_search import shown_passage
-from stepwell.server.files import shown
+from stepwell.server.files.routes import shown
+from stepwell.server.files.search import shown_passage
 from stepwell.settings.file import load
 
 TIMEOUT_S = 600.0

@@ -20,7 +20,7 @@ from stepwell.commands.serve_flags import ServeFlags
 from stepwell.console.options import Flag, option
 from stepwell.errors import BadInput, StepwellError
 from stepwell.launch.serve import require_objects_usable, require_room, run, say
-from stepwell.server.key_reload import KeyReload
+from stepwell.server.callers.key_reload import KeyReload
 from stepwell.settings.file import Settings, load
 from stepwell.settings.keys import key_ring
 from stepwell.telemetry.logs import logging_to

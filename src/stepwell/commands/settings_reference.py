@@ -15,7 +15,7 @@ from pydantic import BeforeValidator
 
 from stepwell.basics.units import format_size
 from stepwell.ledger.settings import BudgetEntry
-from stepwell.server.keys import KeyEntry
+from stepwell.server.callers.keys import KeyEntry
 from stepwell.settings.engine import ModelEntry
 from stepwell.settings.file import Settings, env_name, sections
 from stepwell.settings.service_tiers import ServiceTierEntry, SharesEntry

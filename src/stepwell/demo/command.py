@@ -41,7 +41,7 @@ from stepwell.ledger.prices import load_price_book
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.library.documents import Document
 from stepwell.library.load import load_document
-from stepwell.server.keys import KeyEntry
+from stepwell.server.callers.keys import KeyEntry
 from stepwell.settings.engine import EngineSettings
 from stepwell.settings.file import KvSettings, Settings, load
 

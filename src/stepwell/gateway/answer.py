@@ -9,7 +9,7 @@ from starlette.types import Send
 
 from stepwell.server.anthropic.errors import is_anthropic
 from stepwell.server.errors import ApiError
-from stepwell.server.sse import DONE, event
+from stepwell.server.wire.sse import DONE, event
 
 RETRY_MS = 500
 

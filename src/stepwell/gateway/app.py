@@ -17,16 +17,16 @@ from stepwell.fleet.types import NodeState
 from stepwell.gateway.front import SCOPE_KEY, Front
 from stepwell.gateway.nodes import Nodes
 from stepwell.gateway.routes import RouteKind
-from stepwell.server.access import access_of
 from stepwell.server.anthropic.errors import is_anthropic
 from stepwell.server.anthropic.errors import response as anthropic_error
+from stepwell.server.callers.named_paths import NamedPaths
 from stepwell.server.errors import ApiError, bad_request, clip, not_found
-from stepwell.server.metrics import CONTENT_TYPE
 from stepwell.server.middleware import Ended, RequestMiddleware, request_id_of
-from stepwell.server.named_paths import NamedPaths
 from stepwell.server.run import GracefulServer, base_url, listen, require_keys_beyond_loopback
 from stepwell.server.service import require_local
 from stepwell.server.settings import ServerSettings
+from stepwell.server.telemetry.access import access_of
+from stepwell.server.telemetry.metrics import CONTENT_TYPE
 from stepwell.telemetry.logs import write_access, writes_access
 
 METHODS = ["GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"]

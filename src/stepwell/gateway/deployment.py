@@ -46,7 +46,7 @@ from stepwell.fleet.routers import ROUTERS
 from stepwell.ledger.open import POSTGRES_SCHEMES
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import default_path
-from stepwell.server.hosts import is_loopback
+from stepwell.server.callers.hosts import is_loopback
 
 KEY_VARIABLE = "STEPWELL_FLEET_KEY"
 FOLLOW_BUDGETS_S = 2.0

@@ -22,17 +22,17 @@ from stepwell.gateway.relay import STREAM, RelayedCall, pinned, unavailable
 from stepwell.gateway.routes import RouteKind, kind_of, named_in
 from stepwell.gateway.upstream import NodeLost, for_client, for_node
 from stepwell.loop.requests import Rejected
-from stepwell.server.access import access_of
-from stepwell.server.agents import page_limit
-from stepwell.server.bodies import Bodies, Body
-from stepwell.server.body import ClientGone, read_body, too_slow
+from stepwell.server.callers.identity import identify
+from stepwell.server.callers.keys import ApiKey
 from stepwell.server.errors import ApiError, draining, model_not_found
-from stepwell.server.identity import identify
-from stepwell.server.keys import ApiKey
+from stepwell.server.limits.bodies import Bodies, Body
 from stepwell.server.middleware import request_id_of
 from stepwell.server.service import headers_of, require_local
 from stepwell.server.settings import ServerSettings
-from stepwell.server.sse import or_gone
+from stepwell.server.telemetry.access import access_of
+from stepwell.server.wire.body import ClientGone, read_body, too_slow
+from stepwell.server.wire.paging import page_limit
+from stepwell.server.wire.sse import or_gone
 
 SCOPE_KEY = "stepwell.gateway"
 SENDS = frozenset({"POST", "PUT", "PATCH"})

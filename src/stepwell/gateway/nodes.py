@@ -20,7 +20,7 @@ from stepwell.gateway.metrics import GatewayMetrics
 from stepwell.gateway.processes import NodeProcess, Supervisor
 from stepwell.gateway.relay import Relay
 from stepwell.gateway.upstream import Upstream
-from stepwell.server.keys import KeyRing
+from stepwell.server.callers.keys import KeyRing
 
 log = logging.getLogger("stepwell.gateway")
 READY_S = 300.0

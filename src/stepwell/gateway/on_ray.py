@@ -20,7 +20,7 @@ from stepwell.gateway.app import create_app
 from stepwell.gateway.deployment import Deployment, NodePlan, load_deployment, node_environment, plans
 from stepwell.gateway.nodes import KILL_AFTER_S, Nodes
 from stepwell.gateway.processes import NodeProcess, Supervisor
-from stepwell.server.keys import KeyRing
+from stepwell.server.callers.keys import KeyRing
 from stepwell.server.settings import ServerSettings
 from stepwell.settings.file import load
 

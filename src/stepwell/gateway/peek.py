@@ -13,8 +13,8 @@ import xxhash
 from stepwell.fleet.places import Places
 from stepwell.fleet.prefixes import CUTS, PromptPrefix
 from stepwell.fleet.types import RoutedTurn
-from stepwell.server.identity import identify
-from stepwell.server.keys import SAME_TIER, ApiKey
+from stepwell.server.callers.identity import identify
+from stepwell.server.callers.keys import SAME_TIER, ApiKey
 
 CHARS_PER_TOKEN = 4
 """Of English text, and near enough for choosing a node."""

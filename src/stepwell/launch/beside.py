@@ -12,7 +12,7 @@ from stepwell.engines.models import resolve_model
 from stepwell.errors import BadInput, StepwellError
 from stepwell.launch.several import apart
 from stepwell.library.minilm import NAME, packaged_folder
-from stepwell.server.vectors import ServedEmbeddings
+from stepwell.server.backends.vectors import ServedEmbeddings
 from stepwell.settings.engine import ModelEntry
 from stepwell.settings.file import EmbeddingSettings, Settings
 

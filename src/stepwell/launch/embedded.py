@@ -12,8 +12,8 @@ from stepwell.launch.assemble import Node, Progress, build
 from stepwell.launch.beside import close_embeddings, served_embeddings
 from stepwell.launch.several import ModelsNode, apart, build_several, serves_several
 from stepwell.library.store import Library
-from stepwell.server.books import Books
-from stepwell.server.library import ServedLibrary
+from stepwell.server.backends.books import Books
+from stepwell.server.backends.library import ServedLibrary
 from stepwell.server.run import BackgroundServer
 from stepwell.server.service import OfferedModel
 from stepwell.settings.file import Settings

@@ -24,15 +24,15 @@ from stepwell.library.embedding import EmbeddingThread
 from stepwell.library.errors import StorageFull
 from stepwell.library.store import Library
 from stepwell.policy.types import KvTier
+from stepwell.server.backends.books import Books
+from stepwell.server.backends.library import ServedLibrary
 from stepwell.server.batches.runner import BatchLimits, ServedBatches
 from stepwell.server.batches.store import BatchStore
-from stepwell.server.books import Books
-from stepwell.server.key_reload import KeyReload
-from stepwell.server.keys import KeyRing
-from stepwell.server.library import ServedLibrary
+from stepwell.server.callers.key_reload import KeyReload
+from stepwell.server.callers.keys import KeyRing
 from stepwell.server.run import require_keys_beyond_loopback
 from stepwell.server.run import serve as run_server
-from stepwell.server.telemetry import Telemetry, telemetry_of
+from stepwell.server.telemetry.otel import Telemetry, telemetry_of
 from stepwell.settings.file import BatchSettings, KvSettings, LibrarySettings, Settings
 from stepwell.settings.keys import key_ring
 from stepwell.telemetry.redaction import redacted

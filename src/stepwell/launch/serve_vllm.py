@@ -22,9 +22,9 @@ from stepwell.gateway.upstream import Upstream
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import Ledger, open_ledger
 from stepwell.policy.config import PolicyConfig
-from stepwell.server.books import Books
-from stepwell.server.key_reload import KeyReload
-from stepwell.server.keys import KeyRing
+from stepwell.server.backends.books import Books
+from stepwell.server.callers.key_reload import KeyReload
+from stepwell.server.callers.keys import KeyRing
 from stepwell.server.run import GracefulServer, base_url, listen
 from stepwell.settings.file import Settings
 from stepwell.settings.keys import key_ring

@@ -17,15 +17,21 @@ from starlette.types import Scope
 from stepwell.engines.base import TextModel
 from stepwell.loop.port import LoopPort
 from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract
-from stepwell.server import views
-from stepwell.server.access import access_of
-from stepwell.server.admin_budgets import list_budgets, set_budget
-from stepwell.server.admin_keys import list_keys, reload_keys
-from stepwell.server.admin_margin import get_margin
-from stepwell.server.agents import get_agent, hint_agent, list_agents
+from stepwell.server.admin import views
+from stepwell.server.admin.budgets import list_budgets, set_budget
+from stepwell.server.admin.keys import list_keys, reload_keys
+from stepwell.server.admin.margin import get_margin
+from stepwell.server.admin.organization import costs, usage_completions
+from stepwell.server.admin.why import why
+from stepwell.server.agents.routes import get_agent, hint_agent, list_agents
+from stepwell.server.agents.sessions import get_session, list_sessions, update_session
 from stepwell.server.anthropic.errors import is_anthropic
 from stepwell.server.anthropic.errors import response as anthropic_error
 from stepwell.server.anthropic.routes import count_tokens, messages
+from stepwell.server.backends.books import Books
+from stepwell.server.backends.bridge import Bridge
+from stepwell.server.backends.library import ServedLibrary
+from stepwell.server.backends.vectors import ServedEmbeddings
 from stepwell.server.batches.messages import (
     cancel_message_batch,
     create_message_batch,
@@ -36,12 +42,27 @@ from stepwell.server.batches.messages import (
 )
 from stepwell.server.batches.routes import cancel_batch, create_batch, get_batch, list_batches
 from stepwell.server.batches.runner import ServedBatches
-from stepwell.server.bodies import Bodies
-from stepwell.server.books import Books
-from stepwell.server.bridge import Bridge
-from stepwell.server.chat import chat_completions
-from stepwell.server.completions import completions
-from stepwell.server.conversations import (
+from stepwell.server.callers.key_reload import KeyReload
+from stepwell.server.callers.keys import KeyRing
+from stepwell.server.callers.named_paths import NamedPaths
+from stepwell.server.chat.completions import completions
+from stepwell.server.chat.routes import chat_completions
+from stepwell.server.chat.tokens import detokenize, tokenize
+from stepwell.server.embeddings.routes import embeddings, rerank
+from stepwell.server.errors import ApiError, clip
+from stepwell.server.files.prewarm import prewarm_file
+from stepwell.server.files.routes import create_file, delete_file, file_content, get_file, list_files
+from stepwell.server.files.search import search_files
+from stepwell.server.files.vector_stores.routes import vector_store_routes
+from stepwell.server.gemini.errors import is_gemini
+from stepwell.server.gemini.errors import response as gemini_error
+from stepwell.server.gemini.routes import gemini_routes
+from stepwell.server.limits.bodies import Bodies
+from stepwell.server.limits.gate import Gate
+from stepwell.server.middleware import Ended, RequestMiddleware, request_id_of
+from stepwell.server.openapi.routes import docs, openapi
+from stepwell.server.page.routes import enter_key, leave, page, page_slash
+from stepwell.server.responses.conversations import (
     create_conversation,
     create_conversation_items,
     delete_conversation,
@@ -51,25 +72,7 @@ from stepwell.server.conversations import (
     list_conversation_items,
     update_conversation,
 )
-from stepwell.server.embeddings import embeddings, rerank
-from stepwell.server.errors import ApiError, clip
-from stepwell.server.file_prewarm import prewarm_file
-from stepwell.server.file_search import search_files
-from stepwell.server.files import create_file, delete_file, file_content, get_file, list_files
-from stepwell.server.gate import Gate
-from stepwell.server.gemini.errors import is_gemini
-from stepwell.server.gemini.errors import response as gemini_error
-from stepwell.server.gemini.routes import gemini_routes
-from stepwell.server.key_reload import KeyReload
-from stepwell.server.keys import KeyRing
-from stepwell.server.library import ServedLibrary
-from stepwell.server.metrics import OTHER, Metrics
-from stepwell.server.middleware import Ended, RequestMiddleware, request_id_of
-from stepwell.server.named_paths import NamedPaths
-from stepwell.server.openapi.routes import docs, openapi
-from stepwell.server.organization import costs, usage_completions
-from stepwell.server.page.routes import enter_key, leave, page, page_slash
-from stepwell.server.responses import (
+from stepwell.server.responses.routes import (
     cancel_response,
     create_response,
     delete_response,
@@ -78,18 +81,15 @@ from stepwell.server.responses import (
     stop,
 )
 from stepwell.server.service import OfferedModel, Service
-from stepwell.server.sessions import get_session, list_sessions, update_session
 from stepwell.server.settings import ServerSettings
 from stepwell.server.stores.conversations import ConversationStore
 from stepwell.server.stores.responses import ResponseStore
-from stepwell.server.telemetry import Telemetry
-from stepwell.server.tokens import detokenize, tokenize
-from stepwell.server.vector_stores.routes import vector_store_routes
-from stepwell.server.vectors import ServedEmbeddings
+from stepwell.server.telemetry.access import access_of
+from stepwell.server.telemetry.metrics import OTHER, Metrics
+from stepwell.server.telemetry.otel import Telemetry
 from stepwell.server.watch.hub import Hub
 from stepwell.server.watch.routes import watch
 from stepwell.server.watch.ticker import Refusals
-from stepwell.server.why import why
 from stepwell.telemetry.logs import write_access, writes_access
 
 CONVERSATION_ITEM = "/v1/conversations/{conversation_id}/items/{item_id}"

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stepwell.server.access import begin_access
-from stepwell.server.body import ClientGone
 from stepwell.server.errors import internal_error
+from stepwell.server.telemetry.access import begin_access
+from stepwell.server.wire.body import ClientGone
 
 log = logging.getLogger("stepwell.server")
 

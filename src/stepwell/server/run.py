@@ -27,17 +27,17 @@ from stepwell.loop.port import LoopPort
 from stepwell.loop.requests import Rejected
 from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract
 from stepwell.server.app import create_app
+from stepwell.server.backends.books import Books
+from stepwell.server.backends.library import ServedLibrary
+from stepwell.server.backends.vectors import ServedEmbeddings
 from stepwell.server.batches.runner import ServedBatches
-from stepwell.server.books import Books
-from stepwell.server.connections import ACCEPT_BURST, Connections, GuardedProtocol, connection_limit
-from stepwell.server.hosts import is_loopback
-from stepwell.server.key_reload import KeyReload
-from stepwell.server.keys import KeyRing
-from stepwell.server.library import ServedLibrary
+from stepwell.server.callers.hosts import is_loopback
+from stepwell.server.callers.key_reload import KeyReload
+from stepwell.server.callers.keys import KeyRing
+from stepwell.server.limits.connections import ACCEPT_BURST, Connections, GuardedProtocol, connection_limit
 from stepwell.server.service import OfferedModel, Service
 from stepwell.server.settings import ServerSettings
-from stepwell.server.telemetry import Telemetry
-from stepwell.server.vectors import ServedEmbeddings
+from stepwell.server.telemetry.otel import Telemetry
 
 log = logging.getLogger("stepwell.server")
 

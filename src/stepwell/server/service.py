@@ -16,29 +16,29 @@ from stepwell.engines.base import EngineInfo, TextModel
 from stepwell.ledger.port import RunningBooks
 from stepwell.ledger.types import Scope
 from stepwell.loop.port import LoopPort
-from stepwell.server.access import access_of
-from stepwell.server.agent_lists import AgentLists
-from stepwell.server.bodies import Bodies
-from stepwell.server.books import Books
-from stepwell.server.bridge import Bridge
+from stepwell.server.backends.agent_lists import AgentLists
+from stepwell.server.backends.books import Books
+from stepwell.server.backends.bridge import Bridge
+from stepwell.server.backends.library import ServedLibrary
+from stepwell.server.backends.vectors import ServedEmbeddings
+from stepwell.server.callers.hosts import is_local
+from stepwell.server.callers.identity import Identity, identify
+from stepwell.server.callers.inner import SCOPE_KEY as INNER_KEY
+from stepwell.server.callers.key_reload import KeyReload
+from stepwell.server.callers.keys import ApiKey, KeyRing
 from stepwell.server.errors import ApiError, bad_request, draining, model_not_found
-from stepwell.server.gate import Gate
-from stepwell.server.hosts import is_local
-from stepwell.server.identity import Identity, identify
-from stepwell.server.inner import SCOPE_KEY as INNER_KEY
-from stepwell.server.key_reload import KeyReload
-from stepwell.server.keys import ApiKey, KeyRing
-from stepwell.server.library import ServedLibrary
-from stepwell.server.metrics import Metrics
-from stepwell.server.pauses import Pauses
-from stepwell.server.preparing import Preparing
-from stepwell.server.rates import KeyRates
+from stepwell.server.limits.bodies import Bodies
+from stepwell.server.limits.gate import Gate
+from stepwell.server.limits.pauses import Pauses
+from stepwell.server.limits.preparing import Preparing
+from stepwell.server.limits.rates import KeyRates
 from stepwell.server.settings import ServerSettings
 from stepwell.server.stores.cached_contents import CachedContents
 from stepwell.server.stores.conversations import ConversationStore
 from stepwell.server.stores.page_keys import PageKeys
 from stepwell.server.stores.responses import ResponseStore
-from stepwell.server.vectors import ServedEmbeddings
+from stepwell.server.telemetry.access import access_of
+from stepwell.server.telemetry.metrics import Metrics
 
 CLOCK_DRIFT_S = 0.05
 """How far the world's clock and the driver's may part before times are told by the new difference."""
@@ -251,3 +251,9 @@ def require_local(request: Request) -> None:
         code="loopback_only",
         type="permission_error",
     )
+
+
+def who_asks(service: Service, request: Request) -> tuple[ApiKey, str]:
+    """The key and the tenant it acts for."""
+    key = service.key(request)
+    return key, identity_of(request, {}, key).tenant

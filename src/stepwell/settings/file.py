@@ -38,7 +38,7 @@ from stepwell.ledger.settings import BudgetEntry, LedgerSettings
 from stepwell.ledger.start import default_path
 from stepwell.library.documents import Limits
 from stepwell.policy.contracts import Contract
-from stepwell.server.keys import KeyEntry, missing_service_tier
+from stepwell.server.callers.keys import KeyEntry, missing_service_tier
 from stepwell.server.settings import ServerSettings
 from stepwell.settings.engine import EngineSettings, ModelEntry, require_models
 from stepwell.settings.service_tiers import ServiceTierEntry, SharesEntry, contracts
@@ -209,7 +209,7 @@ class Settings:
     budgets: tuple[BudgetEntry, ...] = ()
     """What tenants, keys, sessions and agents may spend in all."""
     keys: tuple[KeyEntry, ...] = ()
-    """API keys, see ``server/keys.py``. Without any: one local tenant, on loopback only."""
+    """API keys, see ``server/callers/keys.py``. Without any: one local tenant, on loopback only."""
     keys_file: Path | None = None
     """A TOML file with ``[[keys]]`` alone, so that secrets need not lie beside the rest."""
     record: Path | None = None

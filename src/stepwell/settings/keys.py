@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stepwell.errors import BadInput
-from stepwell.server.keys import KeyRing, missing_adapter
+from stepwell.server.callers.keys import KeyRing, missing_adapter
 from stepwell.settings.file import Settings
 
 

@@ -16,10 +16,10 @@ from stepwell.engines.base import TextModel
 from stepwell.errors import StepwellError
 from stepwell.policy.contracts import Contract
 from stepwell.server.app import ROUTES, create_app
-from stepwell.server.books import Books
-from stepwell.server.bridge import Bridge
-from stepwell.server.key_reload import KeyReload
-from stepwell.server.keys import KeyRing
+from stepwell.server.backends.books import Books
+from stepwell.server.backends.bridge import Bridge
+from stepwell.server.callers.key_reload import KeyReload
+from stepwell.server.callers.keys import KeyRing
 from stepwell.server.service import service_of
 from stepwell.server.settings import ServerSettings
 from stepwell.vllm.child import EngineProcess

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from stepwell.server.tool_kinds import tool_kind
+from stepwell.server.generation.tool_kinds import tool_kind
 
 MOST_CALLS = 256
 """Of one answer; of more the first ones are heard."""

@@ -21,14 +21,14 @@ from stepwell.gateway.answer import RelayedAnswer, node_lost
 from stepwell.gateway.upstream import NodeAnswer, NodeLost, Upstream, for_client
 from stepwell.loop.requests import Rejected
 from stepwell.policy.types import RequestArrived, Wait
-from stepwell.server.access import access_of
-from stepwell.server.body import ClientGone, read_object
+from stepwell.server.callers.keys import ApiKey
 from stepwell.server.errors import from_rejected
-from stepwell.server.keys import ApiKey
+from stepwell.server.limits.shared_budgets import amount_ahead
 from stepwell.server.middleware import request_id_of
 from stepwell.server.service import Service, headers_of, service_of
-from stepwell.server.shared_budgets import amount_ahead
-from stepwell.server.sse import or_gone
+from stepwell.server.telemetry.access import access_of
+from stepwell.server.wire.body import ClientGone, read_object
+from stepwell.server.wire.sse import or_gone
 from stepwell.vllm.books import Count
 from stepwell.vllm.child import ENGINE, EngineProcess
 from stepwell.vllm.engine_loop import EngineLoop

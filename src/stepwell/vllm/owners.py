@@ -14,8 +14,8 @@ from typing import Any
 
 from starlette.requests import Request
 
+from stepwell.server.callers.keys import ApiKey, KeyRing
 from stepwell.server.errors import ApiError
-from stepwell.server.keys import ApiKey, KeyRing
 from stepwell.server.service import require_local
 from stepwell.settings.file import load
 from stepwell.settings.keys import key_ring

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepwell.policy.types import Caller, Hint
-from stepwell.server.hints import read_hint
-from stepwell.server.identity import Identity, identify
-from stepwell.server.keys import ApiKey
+from stepwell.server.callers.hints import read_hint
+from stepwell.server.callers.identity import Identity, identify
+from stepwell.server.callers.keys import ApiKey
 from stepwell.vllm.owner import REQUEST, params_of
 
 FORBIDDEN = ("priority", "cache_salt", "kv_transfer_params", "kv_hints", "ec_transfer_params", "request_id")

@@ -22,7 +22,7 @@ from stepwell.console.options import Positive
 from stepwell.console.output import facts
 from stepwell.console.report import Verdict
 from stepwell.server import app as application
-from stepwell.server.access import Access
+from stepwell.server.telemetry.access import Access
 from stepwell.telemetry.logs import LogSettings, logging_to
 
 LIMIT_PERCENT = 0.5

@@ -22,16 +22,16 @@ from stepwell.engines.base import AnswerPart
 from stepwell.loop.requests import Admitted, Delta, Finished
 from stepwell.policy.types import Wait
 from stepwell.server.anthropic.errors import body as error_body
-from stepwell.server.bridge import Arrival
-from stepwell.server.cost import cost_of
+from stepwell.server.backends.bridge import Arrival
 from stepwell.server.errors import ApiError
-from stepwell.server.exchange import Event
-from stepwell.server.reading import MadeCall, Reading
+from stepwell.server.generation.cost import cost_of
+from stepwell.server.generation.exchange import Event
+from stepwell.server.generation.reading import MadeCall, Reading
+from stepwell.server.generation.tool_kinds import tool_kind
+from stepwell.server.generation.tools import ToolSet
+from stepwell.server.generation.turns import Ask, Progress, timing_of
 from stepwell.server.service import Service
-from stepwell.server.sse import event
-from stepwell.server.tool_kinds import tool_kind
-from stepwell.server.tools import ToolSet
-from stepwell.server.turns import Ask, Progress, timing_of
+from stepwell.server.wire.sse import event
 
 SIGNATURE = "stepwell:"
 """Marks the reasoning as this server's own: what follows is its hash. Whatever comes back is taken."""

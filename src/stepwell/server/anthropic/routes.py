@@ -12,15 +12,15 @@ from starlette.responses import JSONResponse, Response
 from stepwell.loop.requests import Generation
 from stepwell.server.anthropic.answer import MessageShape
 from stepwell.server.anthropic.request import chat_body, marks_cache, shows_thinking
-from stepwell.server.call import Call, understand
-from stepwell.server.constraints import constraint_of
 from stepwell.server.errors import ApiError
-from stepwell.server.exchange import exchange
+from stepwell.server.generation.call import Call, understand
+from stepwell.server.generation.constraints import constraint_of
+from stepwell.server.generation.exchange import exchange
+from stepwell.server.generation.prompts import TokenPrompt, chat_prompt, template_messages
+from stepwell.server.generation.sampling import sampling_params
+from stepwell.server.generation.tools import ToolSet, build_tools
 from stepwell.server.middleware import request_id_of
-from stepwell.server.prompts import TokenPrompt, chat_prompt, template_messages
-from stepwell.server.sampling import sampling_params
-from stepwell.server.schema import ChatRequest
-from stepwell.server.tools import ToolSet, build_tools
+from stepwell.server.wire.schema import ChatRequest
 
 
 class Dialect:

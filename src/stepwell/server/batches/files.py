@@ -7,12 +7,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from stepwell.server.agents import who_asks
 from stepwell.server.batches.runner import ServedBatches
 from stepwell.server.batches.store import BatchFile
 from stepwell.server.errors import ApiError, not_found
-from stepwell.server.service import service_of
-from stepwell.server.uploads import Upload
+from stepwell.server.service import service_of, who_asks
+from stepwell.server.wire.uploads import Upload
 
 PREFIX = "file-batch-"
 PURPOSES = ("batch", "batch_output")

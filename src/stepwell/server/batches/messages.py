@@ -11,14 +11,14 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from stepwell.server.agents import who_asks
 from stepwell.server.batches.lines import Line, begins, body_error, ordered
 from stepwell.server.batches.routes import DAY_S, open_batches, own_batch, page_of, require_room
 from stepwell.server.batches.runner import ServedBatches
 from stepwell.server.batches.store import CANCELLED, DONE, EXPIRED, Answered, Batch
-from stepwell.server.body import parse, read_object
 from stepwell.server.errors import bad_request
-from stepwell.server.schema import Schema
+from stepwell.server.service import who_asks
+from stepwell.server.wire.body import parse, read_object
+from stepwell.server.wire.schema import Schema
 
 ENDPOINT = "/v1/messages"
 FACE = "anthropic"

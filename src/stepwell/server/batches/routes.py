@@ -8,13 +8,13 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from stepwell.server.agents import page_limit, who_asks
 from stepwell.server.batches.runner import ServedBatches
 from stepwell.server.batches.store import MARKS, Batch
-from stepwell.server.body import parse, read_object
 from stepwell.server.errors import ApiError, bad_request, clip, not_found
-from stepwell.server.schema import Schema
-from stepwell.server.service import Service, service_of
+from stepwell.server.service import Service, service_of, who_asks
+from stepwell.server.wire.body import parse, read_object
+from stepwell.server.wire.paging import page_limit
+from stepwell.server.wire.schema import Schema
 
 DAY_S = 86_400
 MAX_METADATA = 16

@@ -16,11 +16,11 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from stepwell.loop.rarely import Rarely
-from stepwell.server import inner
 from stepwell.server.batches.charges import charged_lines, reconcile
 from stepwell.server.batches.lines import LineError, ordered, read
 from stepwell.server.batches.store import CANCELLED, EXPIRED, Answered, Batch, BatchStore, Pending
-from stepwell.server.keys import ApiKey
+from stepwell.server.callers import inner
+from stepwell.server.callers.keys import ApiKey
 from stepwell.server.service import Service
 
 log = logging.getLogger("stepwell.server")

@@ -10,16 +10,16 @@ from typing import Any
 from stepwell.engines.base import AnswerPart
 from stepwell.loop.requests import Delta, Finished
 from stepwell.policy.types import Wait
-from stepwell.server.bridge import Arrival
-from stepwell.server.cost import cost_of
+from stepwell.server.backends.bridge import Arrival
 from stepwell.server.errors import ApiError
-from stepwell.server.exchange import Event
 from stepwell.server.gemini.errors import body as error_body
-from stepwell.server.reading import Reading
+from stepwell.server.generation.cost import cost_of
+from stepwell.server.generation.exchange import Event
+from stepwell.server.generation.reading import Reading
+from stepwell.server.generation.tools import ToolSet
+from stepwell.server.generation.turns import Ask, Progress, RequestUsage
 from stepwell.server.service import Service
-from stepwell.server.sse import event
-from stepwell.server.tools import ToolSet
-from stepwell.server.turns import Ask, Progress, RequestUsage
+from stepwell.server.wire.sse import event
 
 
 @dataclass(slots=True)

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from stepwell.server.callers.hints import ttl_us
 from stepwell.server.errors import bad_request, clip, unsupported
-from stepwell.server.hints import ttl_us
 
 Json = Mapping[str, Any]
 Messages = list[dict[str, Any]]

@@ -15,23 +15,23 @@ from starlette.routing import Route
 from stepwell.engines.base import SamplingParams
 from stepwell.loop.requests import Generation
 from stepwell.policy.types import Caller, Hint, Wait
-from stepwell.server.agents import page_limit, who_asks
-from stepwell.server.body import read_object
-from stepwell.server.call import understand
-from stepwell.server.constraints import FREE, constraint_of
+from stepwell.server.callers.keys import ApiKey
 from stepwell.server.errors import bad_request, clip, not_found
-from stepwell.server.exchange import admitted, exchange
 from stepwell.server.gemini.answer import GeminiShape
 from stepwell.server.gemini.request import chat_body, field, lifetime_s, messages_of, model_name
-from stepwell.server.keys import ApiKey
-from stepwell.server.prompts import TokenPrompt, chat_prompt, template_messages
-from stepwell.server.sampling import sampling_params
-from stepwell.server.schema import ChatRequest
-from stepwell.server.service import Service, service_of
-from stepwell.server.sse import while_connected
+from stepwell.server.generation.call import understand
+from stepwell.server.generation.constraints import FREE, constraint_of
+from stepwell.server.generation.exchange import admitted, exchange
+from stepwell.server.generation.prompts import TokenPrompt, chat_prompt, template_messages
+from stepwell.server.generation.sampling import sampling_params
+from stepwell.server.generation.tools import build_tools
+from stepwell.server.generation.turns import Ask, collect
+from stepwell.server.service import Service, service_of, who_asks
 from stepwell.server.stores.cached_contents import PREFIX, Cached, new_id
-from stepwell.server.tools import build_tools
-from stepwell.server.turns import Ask, collect
+from stepwell.server.wire.body import read_object
+from stepwell.server.wire.paging import page_limit
+from stepwell.server.wire.schema import ChatRequest
+from stepwell.server.wire.sse import while_connected
 
 PREFIXES = ("/v1beta", "/v1")
 WHOLE, STREAM = "generateContent", "streamGenerateContent"

@@ -12,13 +12,22 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from stepwell.server.admin_budgets import BudgetChange
+from stepwell.server.admin.budgets import BudgetChange
+from stepwell.server.agents.sessions import SessionUpdate
 from stepwell.server.batches.messages import MessageBatchRequest
 from stepwell.server.batches.routes import BatchRequest
-from stepwell.server.conversations import ConversationRequest, ConversationUpdate, ItemsRequest
-from stepwell.server.embeddings import EmbeddingsRequest, RerankRequest
-from stepwell.server.file_prewarm import PrewarmRequest
-from stepwell.server.file_search import SearchRequest
+from stepwell.server.chat.tokens import DetokenizeRequest, TokenizeRequest
+from stepwell.server.embeddings.request import EmbeddingsRequest, RerankRequest
+from stepwell.server.files.prewarm import PrewarmRequest
+from stepwell.server.files.search import SearchRequest
+from stepwell.server.files.vector_stores.routes import (
+    StoreBatchRequest,
+    StoreFileRequest,
+    StoreFileUpdate,
+    StoreRequest,
+    StoreSearchRequest,
+    StoreUpdate,
+)
 from stepwell.server.openapi import answers as a
 from stepwell.server.openapi import records as r
 from stepwell.server.openapi.asked import (
@@ -31,18 +40,9 @@ from stepwell.server.openapi.asked import (
     MessagesRequest,
 )
 from stepwell.server.page.routes import KeyForm
-from stepwell.server.response_schema import ResponseRequest
-from stepwell.server.schema import ChatRequest, CompletionRequest
-from stepwell.server.sessions import SessionUpdate
-from stepwell.server.tokens import DetokenizeRequest, TokenizeRequest
-from stepwell.server.vector_stores.routes import (
-    StoreBatchRequest,
-    StoreFileRequest,
-    StoreFileUpdate,
-    StoreRequest,
-    StoreSearchRequest,
-    StoreUpdate,
-)
+from stepwell.server.responses.conversations import ConversationRequest, ConversationUpdate, ItemsRequest
+from stepwell.server.responses.request import ResponseRequest
+from stepwell.server.wire.schema import ChatRequest, CompletionRequest
 
 Json = Mapping[str, Any]
 Who = Literal["anyone", "key", "operator"]

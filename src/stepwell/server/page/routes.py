@@ -8,13 +8,13 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from stepwell.server.body import parse, read_object
+from stepwell.server.callers.keys import MAX_KEY_CHARS, digest_of
 from stepwell.server.errors import not_found
-from stepwell.server.keys import MAX_KEY_CHARS, digest_of
 from stepwell.server.page.files import page_files
-from stepwell.server.schema import Schema
 from stepwell.server.service import service_of
 from stepwell.server.stores.page_keys import require_own_page
+from stepwell.server.wire.body import parse, read_object
+from stepwell.server.wire.schema import Schema
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 NO_TENANT = ""

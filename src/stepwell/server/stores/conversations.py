@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any
 
 from stepwell.server.errors import ApiError, bad_request, clip, not_found
-from stepwell.server.response_items import Item, new_id, size_bytes
 from stepwell.server.settings import ServerSettings
+from stepwell.server.stores.items import Item, new_id, size_bytes
 from stepwell.server.stores.kept import KeptPerTenant
 
 

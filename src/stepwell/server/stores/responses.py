@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stepwell.server.background import BackgroundRun
+from stepwell.server.callers.identity import Identity
 from stepwell.server.errors import ApiError, bad_request, clip, not_found
-from stepwell.server.identity import Identity
-from stepwell.server.response_items import Item, size_bytes
 from stepwell.server.settings import ServerSettings
+from stepwell.server.stores.background import BackgroundRun
+from stepwell.server.stores.items import Item, size_bytes
 from stepwell.server.stores.kept import KeptPerTenant
 
 

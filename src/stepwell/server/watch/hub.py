@@ -16,7 +16,7 @@ from stepwell.ledger.base import Store
 from stepwell.ledger.queries import join_sum, one_of, split_sum
 from stepwell.loop.rarely import Rarely
 from stepwell.loop.snapshot import AgentView, Snapshot
-from stepwell.server.agents import agent_object, agent_status
+from stepwell.server.agents.routes import agent_object, agent_status
 from stepwell.server.errors import ApiError, rate_limited
 from stepwell.server.service import Service
 from stepwell.server.watch.frames import POINT_EVERY_S, Row, View, event

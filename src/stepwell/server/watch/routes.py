@@ -12,11 +12,10 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stepwell.server.agents import who_asks
 from stepwell.server.errors import ApiError
-from stepwell.server.service import Service, service_of
-from stepwell.server.sse import EventStream
+from stepwell.server.service import Service, service_of, who_asks
 from stepwell.server.watch.hub import Hub
+from stepwell.server.wire.sse import EventStream
 
 AGAIN_S = 5.0
 """A key that has come to its last day, or a cookie to its age, may see for so much longer."""

@@ -1,0 +1,1 @@
+"""What only operators and their machines ask: keys, budgets, margins, usage, health, metrics."""

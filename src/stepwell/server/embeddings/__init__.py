@@ -1,0 +1,1 @@
+"""Embeddings and rankings, by models beside the chat model."""

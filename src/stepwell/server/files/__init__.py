@@ -1,0 +1,1 @@
+"""Documents: files, their KV ahead of questions, search, vector stores."""

@@ -1,0 +1,1 @@
+"""What every route that generates text does alike: understand, prompt, constrain, exchange, read, charge."""

@@ -1,0 +1,1 @@
+"""From bytes to checked requests, and events back to bytes."""
