@@ -119,6 +119,8 @@ def filled(path: str) -> str:
 @example("/v1/chat/completions", '{"model":"tiny"}', {"messages": '[{"content":[{"type":[]}]}]'})
 @example("/v1/chat/completions", '{"model":"tiny"}', {"seed": "9" * 5_000})
 @example("/v1/completions", '{"model":"tiny"}', {"prompt": '"x"', "max_tokens": "1e999"})
+@example("/v1/responses", '{"model":"tiny"}', {"previous_response_id": '"a\\u0000b"'})
+@example("/v1/responses", '{"model":"tiny"}', {"previous_response_id": f'"{"é" * 70_000}"'})
 @given(st.sampled_from(POSTS), START, ANYTHING)
 def test_no_field_of_any_route_is_a_failure_of_a_front_end(
     asked: Asked, path: str, start: str, fields: dict[str, str]

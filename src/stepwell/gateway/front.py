@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -38,6 +39,8 @@ SCOPE_KEY = "stepwell.gateway"
 SENDS = frozenset({"POST", "PUT", "PATCH"})
 JSON = msgspec.json.Decoder()
 VIA = ("via", "1.1 stepwell")
+MOST_ID_CHARS = 256
+"""No response has a longer one."""
 
 
 class Front:
@@ -185,7 +188,10 @@ class Front:
         known = self.nodes.relay.responses.get(response)
         if known is not None and known in self.nodes.watches:
             return known
-        answers = await self._ask(request, self._ready(), f"/v1/responses/{response}")
+        if len(response) > MOST_ID_CHARS:
+            return self._ready()[0]
+        name = quote(response, safe="", errors="replace")  # a client may name anything
+        answers = await self._ask(request, self._ready(), f"/v1/responses/{name}")
         found = next((node for node, (status, _) in answers.items() if status == 200), None)
         if found is None:
             return self._ready()[0]  # which says that there is none, in its own words
