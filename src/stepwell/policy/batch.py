@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from stepwell.policy.contracts import AGED_TAKE, WHOLE, Contract
 from stepwell.policy.drafting import worth_checking
 from stepwell.policy.turn_table import TurnTable
-from stepwell.policy.turns import Turn, TurnState
+from stepwell.policy.turns import RUNNING, Turn
 from stepwell.policy.types import KvTier, Piece, RequestId
 
 _PREFILL_LEAVES = 16  # beside a prompt with a target, lighter turns take a sixteenth of its time
@@ -200,7 +200,7 @@ class BatchBuilder:
                 or part.tokens_left < 1
                 or (limited and left_us is not None and (turn.aged or cost_us > left_us))
                 or start >= (len(turn.path) + turn.frames) * block_tokens
-                or turn.state is not TurnState.RUNNING
+                or turn.state is not RUNNING
             ):
                 self._add(turn, False, step, 1)
                 continue
@@ -219,7 +219,7 @@ class BatchBuilder:
 
     def _add(self, turn: Turn, prefilling: bool, step: _Step, most: int) -> None:
         """Give a turn its piece of at most so many tokens."""
-        if turn.state is not TurnState.RUNNING:
+        if turn.state is not RUNNING:
             return  # it has just made room for another
         tokens = min(most, self._tokens_for(turn, step))
         part = step.parts[turn.contract.name]
@@ -334,7 +334,7 @@ class BatchBuilder:
             demanding.add(turn.contract.name)
             if turn.id in step.pieces:
                 turn.goes_on(now_us)
-            elif turn.state is TurnState.RUNNING:
+            elif turn.state is RUNNING:
                 turn.stands_still(now_us)
                 turn.aged = turn.aged or now_us - turn.waiting_since_us >= turn.contract.max_wait_us
         self.attained.charge(order, step.cost_us)
@@ -373,4 +373,4 @@ class BatchBuilder:
         else:
             turn.frames += needed
         self.block_manager.beneficiary = 0
-        return turn.state is TurnState.RUNNING
+        return turn.state is RUNNING

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from stepwell.policy.types import BlockId, BlockMeta, KvTier, RequestId
+from stepwell.policy.types import DEVICE, DISK, HOST, BlockId, BlockMeta, KvTier, RequestId
 
-FASTEST_FIRST = (KvTier.DEVICE, KvTier.HOST, KvTier.DISK)
+FASTEST_FIRST = (DEVICE, HOST, DISK)
 
 
 @dataclass(slots=True, eq=False)
@@ -66,18 +66,18 @@ class Block:
     def fastest(self) -> KvTier:
         """The fastest KV tier that holds it. A block in the index is always somewhere."""
         if self.device:
-            return KvTier.DEVICE
-        return KvTier.HOST if self.host else KvTier.DISK
+            return DEVICE
+        return HOST if self.host else DISK
 
     def is_on(self, tier: KvTier) -> bool:
-        if tier is KvTier.DEVICE:
+        if tier is DEVICE:
             return self.device
-        return self.host if tier is KvTier.HOST else self.disk
+        return self.host if tier is HOST else self.disk
 
     def set_on(self, tier: KvTier, present: bool) -> None:
-        if tier is KvTier.DEVICE:
+        if tier is DEVICE:
             self.device = present
-        elif tier is KvTier.HOST:
+        elif tier is HOST:
             self.host = present
         else:
             self.disk = present

@@ -21,14 +21,21 @@ from stepwell.policy.device_states import DeviceStates
 from stepwell.policy.elsewhere import HeldElsewhere
 from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.ghosts import Ghosts
-from stepwell.policy.types import Action, BlockId, BlockMeta, Drop, KvTier, Move, Moved, RequestId
+from stepwell.policy.transfers import transfer_ended
+from stepwell.policy.types import (
+    DEVICE,
+    DISK,
+    HOST,
+    Action,
+    BlockId,
+    BlockMeta,
+    Drop,
+    KvTier,
+    Move,
+    Moved,
+    RequestId,
+)
 from stepwell.policy.write_budget import WriteBudget
-
-DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
-_WRITE_PAUSE_US = 1_000_000  # after a failed disk write
-_MOST_LOADS = 3  # that fail, after which the bytes are not tried again
-_LOAD_SHUN_US = 250_000  # after a failed load, and twice as long after the next
-_READ_SHUN_US = 5_000_000  # after a failed or late disk read of a block
 
 
 class BlockManager:
@@ -112,15 +119,16 @@ class BlockManager:
     def device_victims(self, count: int, taker: str = "") -> list[Block]:
         """Up to ``count`` blocks that can leave one after the other, children before their parents."""
         chosen: list[Block] = []
-        orphaned: dict[BlockId, int] = {}
+        orphaned: dict[BlockId | None, int] = {}
+        blocks = self.index.blocks
         for candidate in self.eviction.victims(DEVICE, taker):
-            block = self.index.blocks[candidate]
+            block = blocks[candidate]
             if not block.pins and block.device_children <= orphaned.get(candidate, 0):
                 chosen.append(block)
                 if len(chosen) == count:
                     break
-                if block.meta.parent is not None:
-                    orphaned[block.meta.parent] = orphaned.get(block.meta.parent, 0) + 1
+                parent = block.meta.parent
+                orphaned[parent] = orphaned.get(parent, 0) + 1
         return chosen
 
     def evict_from_device(self, block: Block, *, at_any_price: bool = False) -> None:
@@ -222,7 +230,7 @@ class BlockManager:
         self._set_device(block, False)
         self.device_used -= 1
         self.stranded += block.claims > 0 and not block.host
-        self._remove_if_nowhere(block)
+        self.remove_if_nowhere(block)
 
     # --- use ----------------------------------------------------------------------------------
 
@@ -356,61 +364,9 @@ class BlockManager:
             if not block.disk:
                 self.arrive(block, DISK)
 
-    # --- transfers that ended -----------------------------------------------------------------
-
     def moved(self, event: Moved) -> None:
         """A transfer has ended: correct the book where it went wrong."""
-        self.costs.saw_move(event)
-        block = self.index.get(event.block)
-        if (event.source, event.target) == (HOST, DISK):
-            self._write_ended(event, block)
-        elif (event.source, event.target) == (DISK, HOST):
-            self._read_ended(event, block)
-        elif not event.ok and block is not None:
-            self._copy_failed(event, block)
-
-    def _write_ended(self, event: Moved, block: Block | None) -> None:
-        assert block is not None and block.moving is DISK
-        self.writes_in_flight -= 1
-        block.moving = None
-        self.eviction.block_freed(block)
-        self.disk_used -= self.config.disk_size_of(block.meta.size_bytes)
-        if event.ok:
-            self.arrive(block, DISK)
-        else:
-            self.writes_paused_until_us = self.now_us + _WRITE_PAUSE_US
-        if block.host and (event.gone or (block.leaving and event.ok)):
-            self.evict_from_host(block)
-        block.leaving = False
-        self._remove_if_nowhere(block)
-
-    def _read_ended(self, event: Moved, block: Block | None) -> None:
-        assert block is not None and block.moving is HOST
-        self.reads_in_flight -= 1
-        self.reading_bytes -= block.meta.size_bytes
-        self.host_used -= block.meta.size_bytes
-        block.moving = None
-        self.eviction.block_freed(block)
-        if event.ok:
-            block.read_unused = True
-            self.arrive(block, HOST)
-        else:
-            block.shunned_until_us = self.now_us + _READ_SHUN_US
-        if event.gone:
-            self.drop(block, DISK)
-        else:
-            self._remove_if_nowhere(block)
-
-    def _copy_failed(self, event: Moved, block: Block) -> None:
-        if event.target is HOST and block.host:
-            self.drop(block, HOST)
-        elif event.target is DEVICE:
-            if block.device:
-                self.lost_on_device(block)
-            block.failed_loads += 1
-            block.unloadable_until_us = self.now_us + (_LOAD_SHUN_US << block.failed_loads)
-            if event.gone and block.failed_loads >= _MOST_LOADS and block.host and block.moving is None:
-                self.drop(block, HOST)
+        transfer_ended(self, event)
 
     # --- bookkeeping --------------------------------------------------------------------------
 
@@ -447,7 +403,7 @@ class BlockManager:
         if not (block.host or block.device):
             self.stranded += block.claims > 0
             if not block.disk:
-                self._remove_if_nowhere(block)
+                self.remove_if_nowhere(block)
 
     def set_bare(self, block: Block, bare: bool) -> None:
         """Whether its copy on the device is without its running state."""
@@ -494,7 +450,8 @@ class BlockManager:
         block.pins -= 1
         return True
 
-    def _remove_if_nowhere(self, block: Block) -> None:
+    def remove_if_nowhere(self, block: Block) -> None:
+        """Forget a block that no KV tier holds and nothing uses or moves."""
         if block.nowhere and not block.pins and self.index.get(block.id) is block:
             self.index.remove(block.id)
             self.ghosts.add(block.meta.units)

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.runs import sink_run
-from stepwell.policy.types import KvTier, RequestId
+from stepwell.policy.types import DEVICE, DISK, HOST, RequestId
 
 if TYPE_CHECKING:
     from stepwell.policy.block_manager import BlockManager
 
-DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
 _NEEDED = 64
 """So many writes that a turn waits for are under way at a time: as many as the disk does in a step, because
 room is made between steps only. Those ahead of need are ``disk_writes_in_flight``, a few."""

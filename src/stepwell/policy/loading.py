@@ -11,9 +11,8 @@ from collections.abc import Iterable, Sequence
 from stepwell.policy.block_index import Match
 from stepwell.policy.block_manager import BlockManager
 from stepwell.policy.costs import Costs, Step
-from stepwell.policy.types import KvTier
+from stepwell.policy.types import DEVICE, DISK, HOST
 
-DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
 Run = tuple[int, int, int]
 """So many blocks of so many tokens each, and the microseconds to load each."""
 

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stepwell.policy.block_index import Block
-from stepwell.policy.types import Drop, KvTier, Move
+from stepwell.policy.types import DEVICE, HOST, Drop, Move
 
 if TYPE_CHECKING:
     from stepwell.policy.block_manager import BlockManager
-
-DEVICE, HOST = KvTier.DEVICE, KvTier.HOST
 
 
 def sink_run(memory: BlockManager, victims: Sequence[Block], start: int) -> int:

@@ -23,7 +23,7 @@ from stepwell.policy.demotion import demote_idle, give_up_device, keep_depths, s
 from stepwell.policy.eviction import EvictionContext, make_eviction
 from stepwell.policy.promotion import promote
 from stepwell.policy.turn_table import TurnTable
-from stepwell.policy.turns import Turn, TurnState
+from stepwell.policy.turns import RUNNING, Turn, TurnState
 from stepwell.policy.types import (
     Caller,
     Computed,
@@ -221,7 +221,7 @@ class Scheduler:
 
     def _progressed(self, event: Progressed) -> None:
         turn = self.table.turns.get(event.request)
-        if turn is None or turn.state is not TurnState.RUNNING:
+        if turn is None or turn.state is not RUNNING:
             return
         if turn.checked:
             turn.record.drafts.saw(turn.checked, event.total - turn.total - 1)
@@ -239,7 +239,7 @@ class Scheduler:
         turn = self.table.turns.pop(request, None)
         if turn is None:
             return
-        if turn.state is TurnState.RUNNING:
+        if turn.state is RUNNING:
             if trusted:
                 self.table.seal_tail(turn, self.config.unit_tokens)
             self.table.leave_device(turn, preempted=False)
@@ -252,7 +252,7 @@ class Scheduler:
     def _open_failed(self, request: RequestId) -> None:
         """A block did not load: the turn goes back to the head of the queue and is decided anew."""
         turn = self.table.turns.get(request)
-        if turn is None or turn.state is not TurnState.RUNNING:
+        if turn is None or turn.state is not RUNNING:
             return
         self.table.give_back(turn)
         turn.state = TurnState.WAITING

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from stepwell.policy.block_index import Block, Match
 from stepwell.policy.contracts import Contract
@@ -19,6 +20,10 @@ class TurnState(StrEnum):
     LOADING = "loading"
     RUNNING = "running"
     PREEMPTED = "preempted"
+
+
+RUNNING: Final = TurnState.RUNNING
+"""As ``types.DEVICE``: asked of every turn of every step."""
 
 
 @dataclass(slots=True, eq=False)

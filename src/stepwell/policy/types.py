@@ -29,6 +29,12 @@ class KvTier(StrEnum):
     DISK = "disk"
 
 
+DEVICE: Final = KvTier.DEVICE
+HOST: Final = KvTier.HOST
+DISK: Final = KvTier.DISK
+"""For loops over blocks: looking a member up at its class takes longer than what is done with it there."""
+
+
 @dataclass(frozen=True, slots=True)
 class BlockMeta:
     """What names a block and lets it be found again.

@@ -185,12 +185,19 @@ class HostRoom:
         spare one has left that."""
         group: Group = leaving[0].listed
         listed, came = group.listed, 0
+        loser: Group | None = None  # of spare ones, which as a rule are runs as well
+        lost = 0
         for block, gone in zip(leaving, spare, strict=True):
             if gone is None:
                 self._copies.discard(block)
             else:
                 came += 1
-                self._left_host(gone)
+                gone.ranked &= ~_ON_HOST
+                self._copies.discard(gone)
+                if gone.listed is not loser:
+                    self._left_host(loser, lost)
+                    loser, lost = gone.listed, 0
+                lost += 1
                 listed[1] += 1
                 if block.meta.depth > group.top[1]:
                     group.top[1] = block.meta.depth
@@ -198,6 +205,7 @@ class HostRoom:
                     self._timers.sank(group)
             block.ranked = block.ranked & ~_ON_BOTH | _ON_HOST
             listed[0] -= 1
+        self._left_host(loser, lost)
         self._count(group, 1, came)
         self._count(group, 0, -len(leaving))
 
@@ -230,13 +238,10 @@ class HostRoom:
             ranking.idle_blocks += step
         self._quotas.count(group.held[at], group.record.tenant, step)
 
-    def _left_host(self, block: Block) -> None:
-        """A block has, and was not the last one of its group there."""
-        block.ranked &= ~_ON_HOST
-        self._copies.discard(block)
-        holder: Group | None = block.listed
-        if holder is not None:
-            self._count(holder, 1, -1)
-            holder.listed[1] -= 1
+    def _left_host(self, holder: Group | None, count: int) -> None:
+        """So many blocks of a group have, and none was its last one there; None: blocks of no group."""
+        if holder is not None and count:
+            self._count(holder, 1, -count)
+            holder.listed[1] -= count
             if holder.timer_us is not None and holder.timer_us != holder.wake_us:
                 self._timers.sank(holder)

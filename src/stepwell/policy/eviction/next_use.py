@@ -44,7 +44,7 @@ from stepwell.policy.eviction.value import (
     pays_for_write,
 )
 from stepwell.policy.turns import AgentRecord
-from stepwell.policy.types import BlockId, KvTier, Wait
+from stepwell.policy.types import HOST, BlockId, KvTier, Wait
 
 _TWICE = 0b11  # ranked on the device and on the host
 
@@ -341,7 +341,7 @@ class NextUse(EvictionPolicy):
         self._better.clear()
         yield from self._dead(kv_tier)
         passed_over: Iterator[Block] = iter(())
-        if kv_tier is KvTier.HOST:  # what the device has as well is not missed
+        if kv_tier is HOST:  # what the device has as well is not missed
             free, passed_over = self._copies.parted()
             yield from map(attrgetter("id"), free)
         orphans = self._of_nobody(at)
@@ -424,7 +424,7 @@ class NextUse(EvictionPolicy):
             self._revalue(group)
 
     def outranks(self, block: Block, other: Block, kv_tier: KvTier, margin: int = 1) -> bool:
-        if kv_tier is KvTier.HOST and not self._counts(other, AT[kv_tier]):
+        if kv_tier is HOST and not self._counts(other, AT[kv_tier]):
             return True
         return self._worth(block) > margin * self._worth(other)
 
