@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stepwell.policy.types import Hint, Wait
-from stepwell.vllm.waking import VARIABLE, tell_hint
+from stepwell.policy.types import Caller, Hint, Wait
+from stepwell.vllm.ahead import StepwellAhead
+from stepwell.vllm.host import StepwellHost
+from stepwell.vllm.waking import VARIABLE, WAKE, listening, tell_hint
 from tests.vllm.engine import Engine, engine, offloading
 from tests.vllm.test_kv_events_served import ACME, BLOCK, KEYS, turn
 from tests.vllm.test_kv_events_served import until as until_there
@@ -114,6 +118,54 @@ def test_rotten_records_are_not_brought_up_and_tokens_stay(
         assert until(one, "vllm:kv_offload_ahead_failed_blocks", 4) >= 4
         assert one.turn(PROMPT, tenant="acme", agent="a").tokens == tokens
         assert one.metric("vllm:kv_offload_ahead_promoted_blocks") == 0
+
+
+class Cold:
+    """A cold tier whose last write ended when no turn was there to ask for it."""
+
+    def __init__(self) -> None:
+        self.tier = self
+        self.loads = self.asked = 0
+
+    def follow(self, told: Any) -> None:
+        self.told = told
+
+    def holds(self, key: bytes) -> bool:
+        return bool(self.asked)
+
+    def ask(self) -> int:
+        self.asked += 1
+        return self.asked
+
+
+def test_a_hint_finds_what_was_written_after_the_last_turn(ear: Path) -> None:
+    host, cold = StepwellHost(4), Cold()
+    ahead = StepwellAhead(None, memoryview(bytearray(64)), "StepwellAhead")
+    ahead.connect(host, [cold])  # type: ignore[list-item]
+    key = b"0" * 12
+    host.book.begin("r1", Caller("acme", agent="a"), Hint(Wait.PERSON, 3_600_000_000), host._now_us())
+    host.book.used("r1", [(key, (32, 0))], host._now_us())
+    host.book.insert(key, "r1", host._now_us())
+    host.book.free(key, host._now_us())
+    host.book.finish("r1", host._now_us())
+    host.book.evict(1, (), "default", host._now_us())
+    assert (ahead.has_pending_work(), cold.asked) == (False, 0)
+    with closing(listening(ear / WAKE)) as wake:
+        tell_hint(ear, "acme", "a", Hint(Wait.TOOL, 1_000))
+        assert not ahead.has_pending_work()
+        assert cold.asked == 1, "it is heard at once, although the engine has only just looked"
+        assert sorted([wake.recv(64), wake.recv(64)]) == [b"0", b"500"], "it asks to look again"
+    cold.told([key])
+    assert until_true(ahead.has_pending_work)
+    assert host.book.worth_fetching(1, host._now_us())[0].key == key
+    ahead.shutdown()
+
+
+def until_true(right: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 600
+    while not right() and time.monotonic() < deadline:
+        pass
+    return right()
 
 
 def test_an_idle_server_is_woken_by_a_hint(tiny_model: Path, tmp_path: Path) -> None:

@@ -221,6 +221,29 @@ def test_who_is_expected_is_fetched_and_nobody_else() -> None:
     book.check()
 
 
+def test_what_a_cold_tier_tells_late_is_fetched_too() -> None:
+    """A write ends, the chunk leaves the host in the same step, and only then is the write heard of."""
+    book = HostBook(4)
+    context(book, "away", 0, Hint(Wait.PERSON, 3_600 * SECOND), 0)
+    assert book.evict(4, (), "default", SECOND) == [key_of(n) for n in (3, 2, 1, 0)]
+    assert book.worth_fetching(4, SECOND) == []
+    told(book, 0, 2 * SECOND)
+    book.check()
+    book.hinted("acme", "away", Hint(Wait.TOOL, SECOND), 2 * SECOND)
+    assert [fetch.key for fetch in book.worth_fetching(4, 2 * SECOND)] == [key_of(n) for n in range(4)]
+    book.cold(key_of(0), held=False, now_us=3 * SECOND)
+    assert not book.knows(key_of(0))
+
+
+def test_what_no_cold_tier_ever_tells_is_bounded() -> None:
+    book = HostBook(4)
+    for number in range(100):
+        context(book, f"a{number}", 10 * number, Hint(Wait.PERSON, 900 * SECOND), number)
+        book.evict(4, (), "default", number)
+        book.check()
+    assert [n for n in range(1_000) if book.knows(key_of(n))] == [990, 991, 992, 993]
+
+
 def test_what_lies_nowhere_else_leaves_for_no_promotion() -> None:
     book = HostBook(4)
     context(book, "away", 0, Hint(Wait.TOOL, SECOND), 0)

@@ -82,6 +82,61 @@ async def asks(tmp_path: Path) -> None:
     ear.close()
 
 
+def test_an_alarm_that_was_asked_for_is_not_lost_to_an_earlier_one(tmp_path: Path) -> None:
+    """A hint wakes the engine at once, and what it had asked for before still comes."""
+    asyncio.run(asks_twice(tmp_path))
+
+
+async def asks_twice(tmp_path: Path) -> None:
+    engine, ear = Engine(), EngineEar(tmp_path)
+    waker = Waker(tmp_path / WAKE, engine.is_sleeping)
+    for in_ms in (300, 0, 200):
+        ear.ask_to_be_woken(in_ms)
+    for times in (1, 2):
+        await asyncio.wait_for(engine.asked.wait(), 30)
+        assert engine.times == times
+        engine.asked.clear()
+    waker.close()
+    ear.close()
+
+
+def test_what_rings_while_the_engine_answers_wakes_it_once_more(tmp_path: Path) -> None:
+    """It may have looked before a hint was there."""
+    asyncio.run(rings_meanwhile(tmp_path))
+
+
+async def rings_meanwhile(tmp_path: Path) -> None:
+    engine, answered = Engine(), asyncio.Event()
+
+    async def slow() -> bool:
+        await engine.is_sleeping()
+        await answered.wait()
+        return False
+
+    waker = Waker(tmp_path / WAKE, slow)
+    send(tmp_path / WAKE, b"0")
+    await asyncio.wait_for(engine.asked.wait(), 30)
+    engine.asked.clear()
+    for _ in range(3):
+        send(tmp_path / WAKE, b"0")
+    answered.set()
+    await asyncio.wait_for(engine.asked.wait(), 30)
+    assert engine.times == 2
+    waker.close()
+
+
+def test_an_ear_tells_whether_there_is_anything_to_hear(tmp_path: Path) -> None:
+    ear = EngineEar(tmp_path)
+    assert not ear.hears()
+    tell_hint(tmp_path, "acme", "a", Hint(Wait.TOOL))
+    assert ear.hears()
+    assert ear.hears()
+    assert len(ear.hints()) == 1
+    assert not ear.hears()
+    ear.close()
+    assert not ear.hears()
+
+
 def test_an_engine_that_has_died_is_asked_again(tmp_path: Path) -> None:
     asyncio.run(asks_a_dead_one(tmp_path))
 

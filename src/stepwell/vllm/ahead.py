@@ -39,6 +39,9 @@ LOOK_US = 20_000
 """Between two looks of an engine that has nothing to do."""
 WAKE_MS = 500
 """Until the next look of an engine that has nothing to do and an agent that is expected."""
+ASKED_US = WAKE_MS * 1000 - LOOK_US
+"""So long the next look is asked for already. A look in the last moment before that takes its place, so that
+it asks again."""
 ON_DEVICE_US = 5_000_000
 
 
@@ -73,6 +76,8 @@ class StepwellAhead(SecondaryTierManager):
         self._looked_us = self._woken_us = 0
         self._found = False
         """There was something to fetch: vLLM asks several times until it makes the step that fetches it."""
+        self._asked_cold = False
+        """The cold tiers were asked what they have, and nothing has looked at the answer."""
         self._ear = engine_ear()
         self.on_device: Callable[[bytes], bool] = lambda key: False
         """Whether vLLM's own prefix cache has a chunk: what is there need not come up. The scheduler says."""
@@ -100,9 +105,13 @@ class StepwellAhead(SecondaryTierManager):
         """Also asked when vLLM would go to sleep, and when it was woken."""
         if self._host is None:
             return False
-        if not self._found and self._now_us() - self._looked_us >= LOOK_US:
+        if not self._found and (self._now_us() - self._looked_us >= LOOK_US or self._hears()):
             self._found = bool(self._wanted(self._host))
         return bool(self._flying) or self._found
+
+    def _hears(self) -> bool:
+        """A hint wakes an engine that may have looked just before, and nothing wakes it once more."""
+        return self._ear is not None and self._ear.hears()
 
     @staticmethod
     def _now_us() -> int:
@@ -120,9 +129,11 @@ class StepwellAhead(SecondaryTierManager):
         return wanted
 
     def _look_again_later(self, host: StepwellHost, now_us: int) -> None:
-        if self._ear is None or now_us - self._woken_us < WAKE_MS * 1000 or not host.book.expects(now_us):
+        if self._ear is None or now_us - self._woken_us < ASKED_US:
             return
-        self._woken_us = now_us
+        if not self._asked_cold and not host.book.expects(now_us):
+            return
+        self._woken_us, self._asked_cold = now_us, False
         self._ear.ask_to_be_woken(WAKE_MS)
 
     def _hear(self, host: StepwellHost, now_us: int) -> None:
@@ -130,8 +141,13 @@ class StepwellAhead(SecondaryTierManager):
             for key in self._changed.popleft():
                 if host.book.knows(key):
                     host.book.cold(key, held=self._is_cold(key), now_us=now_us)
-        for caller, hint in self._ear.hints() if self._ear is not None else ():
+        hints = self._ear.hints() if self._ear is not None else []
+        for caller, hint in hints:
             host.book.hinted(caller.tenant, caller.agent, hint, now_us)
+        if hints:  # between turns nothing else asks, and an upload may have ended since the last one
+            self._asked_cold = True
+            for tier in self._cold:
+                tier.tier.ask()
 
     def _fetch(self, host: StepwellHost, parent: ParentManager, fetch: Fetch) -> None:
         now_us = self._now_us()

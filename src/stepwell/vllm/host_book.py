@@ -9,7 +9,8 @@ chunks a request has used, in the order of its prompt, are that agent's context.
     chunk stored, chunk used      the block has come, was used; it is part of the context
     request finished              the agent is idle, and waits for what its hint says
     room for n chunks             the n blocks that can best be spared
-    a cold tier has the chunk     the block is on disk; it stays in the book when the host gives it up
+    a cold tier has the chunk     the block is on disk; it stays in the book when the host gives it up,
+                                  and for a while before, because a cold tier tells late what it has written
     time passes                   blocks on disk alone that are worth a place on the host now
 
 Which cold tier it is, a disk or an object store, makes no difference here: both are "disk".
@@ -35,6 +36,9 @@ _MOST_AGENTS = 10_000
 HOST, DISK = KvTier.HOST, KvTier.DISK
 COLD_FACTOR, MOST_COLD = 16, 100_000
 """So many times the host's chunks are remembered that lie in a cold tier alone, and at most so many."""
+MOST_UNTOLD = 10_000
+"""At most so many chunks are remembered that have left the host and of which no cold tier has told, and never
+more than the host has."""
 SHUN_US = 5_000_000
 """So long a chunk that could not be fetched is not asked for again."""
 Position = tuple[int, int]
@@ -80,6 +84,9 @@ class HostBook:
         self._blocks: dict[BlockId, Block] = {}
         self._cold: OrderedDict[BlockId, None] = OrderedDict()
         """Those of them that a cold tier has and the host has not, the one that fell first in front."""
+        self._untold: OrderedDict[BlockId, None] = OrderedDict()
+        """Those of them that the host has not and that a cold tier may be writing, the one that fell first in
+        front."""
         self._callers: dict[tuple[str, str], Caller] = {}
         self._free: dict[BlockId, None] = {}
         """Chunks that no transfer uses, in the order in which they became so."""
@@ -93,7 +100,7 @@ class HostBook:
 
     def __len__(self) -> int:
         """How many the host has."""
-        return len(self._blocks) - len(self._cold)
+        return len(self._blocks) - len(self._cold) - len(self._untold)
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -207,7 +214,8 @@ class HostBook:
 
     def _back_on_host(self, block: Block) -> None:
         """From a cold tier, or computed again."""
-        del self._cold[block.id]
+        self._cold.pop(block.id, None)
+        self._untold.pop(block.id, None)
         block.host = True
         self._eviction.block_used(block, HOST)
 
@@ -226,17 +234,26 @@ class HostBook:
         self._free.pop(key, None)
 
     def remove(self, key: BlockId) -> None:
-        """The chunk is not on the host any more. What a cold tier has of an agent's context is remembered."""
+        """The chunk is not on the host any more. What a cold tier has of an agent's context is remembered,
+        and for a while what it may have: an upload ends after the chunk has left."""
         block = self._blocks.get(key)
         if block is None or not block.host:
             return
         self._free.pop(key, None)
         self._eviction.block_left(block, HOST)
         block.host = False
-        if not block.ranked:
+        if block.ranked:
+            self._fell(block)
+        elif block.holders:
+            self._untold[key] = None
+            if len(self._untold) > min(self._chunks, MOST_UNTOLD):
+                self._drop(self._blocks[next(iter(self._untold))])
+        else:
             self._drop(block)
-            return
-        self._cold[key] = None
+
+    def _fell(self, block: Block) -> None:
+        """A cold tier has it, and the host has not."""
+        self._cold[block.id] = None
         if len(self._cold) > min(COLD_FACTOR * self._chunks, MOST_COLD):
             self.cold(next(iter(self._cold)), held=False, now_us=self._context.now_us)
 
@@ -245,6 +262,7 @@ class HostBook:
         block.disk = False
         del self._blocks[block.id]
         self._cold.pop(block.id, None)
+        self._untold.pop(block.id, None)
 
     # --- cold tiers ---------------------------------------------------------------------------
 
@@ -261,10 +279,19 @@ class HostBook:
         block.disk = held
         if held:
             self._rank_on_disk(block)
+            self._told_late(block)
         elif block.host:
             self._eviction.block_left(block, DISK)
         else:
             self._drop(block)
+
+    def _told_late(self, block: Block) -> None:
+        if block.id not in self._untold:
+            return None
+        if not block.ranked:  # its agent has gone on without it
+            return self._drop(block)
+        del self._untold[block.id]
+        return self._fell(block)
 
     def _rank_on_disk(self, block: Block) -> None:
         """What no agent's context has is not ranked there: it is never fetched."""
@@ -353,7 +380,9 @@ class HostBook:
         """Assert that the book hangs together."""
         on_host = {key for key, block in self._blocks.items() if block.host}
         assert set(self._free) <= on_host
-        assert set(self._cold) == set(self._blocks) - on_host
+        assert set(self._cold) | set(self._untold) == set(self._blocks) - on_host
+        assert not set(self._cold) & set(self._untold)
+        assert not any(self._blocks[key].disk or self._blocks[key].ranked for key in self._untold)
         assert all(self._blocks[key].disk for key in self._cold)
         assert all(block.id == key for key, block in self._blocks.items())
         self._context.now_us = 1 << 60

@@ -67,6 +67,15 @@ class EngineEar:
     def ask_to_be_woken(self, in_ms: int) -> None:
         send(self._wake, str(in_ms).encode())
 
+    def hears(self) -> bool:
+        """Whether something has come since the last call of ``hints``."""
+        if self._socket is None:
+            return False
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return False
+
     def hints(self) -> list[tuple[Caller, Hint]]:
         """What has come since the last call."""
         found = []
@@ -108,12 +117,15 @@ def tell_hint(folder: Path, tenant: str, agent: str, hint: Hint) -> None:
 
 
 class Waker:
-    """The side of the API server's process, in its event loop. One alarm at a time, the earliest."""
+    """The side of the API server's process, in its event loop. Of what was asked for, the earliest alarm and
+    the latest are kept: an engine that is woken between them asks again if it has to."""
 
     def __init__(self, path: Path, wake: Callable[[], Awaitable[Any]]) -> None:
         self._wake, self._loop = wake, asyncio.get_running_loop()
         self._alarm: asyncio.TimerHandle | None = None
+        self._latest_s = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._rung = False
         self.woken = 0
         self._socket = listening(path)
         if self._socket is not None:
@@ -129,21 +141,28 @@ class Waker:
                 self._set(self._loop.time() + min(int(said), LONGEST_MS) / 1000)
 
     def _set(self, at_s: float) -> None:
+        self._latest_s = max(self._latest_s, at_s)
         if self._alarm is not None and self._alarm.when() <= at_s:
             return
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = self._loop.call_at(at_s, self._ring)
+        self._alarm = self._loop.call_at(at_s, self._ring, at_s)
 
-    def _ring(self) -> None:
+    def _ring(self, at_s: float) -> None:
         self._alarm = None
-        if self._task is None or self._task.done():  # else the engine is busy, and needs no waking
+        if self._latest_s > at_s:
+            self._set(self._latest_s)
+        self._rung = True
+        if self._task is None or self._task.done():
             self._task = self._loop.create_task(self._call())
 
     async def _call(self) -> None:
-        with suppress(Exception):  # an engine that has died is told of elsewhere
-            await self._wake()
-            self.woken += 1
+        """Once more if it rang meanwhile: the engine may have looked before that was said."""
+        while self._rung:
+            self._rung = False
+            with suppress(Exception):  # an engine that has died is told of elsewhere
+                await self._wake()
+                self.woken += 1
 
     def close(self) -> None:
         if self._socket is not None:
