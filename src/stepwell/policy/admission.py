@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from stepwell.policy.block_index import Block, Match, blocks_of, ids_of
 from stepwell.policy.contracts import WHOLE, Contract
@@ -14,9 +15,9 @@ from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import KvTier, Open, RequestId, WaitCause, Waits
 
-_PLAN_AGAIN_US = 250_000
-_LOOK_AGAIN_US = 50_000  # for room, while nothing has moved
-_LEAST_RUN_TOKENS = 16  # a turn that was just opened has its place for so many tokens at least
+_PLAN_AGAIN_US: Final = 250_000
+_LOOK_AGAIN_US: Final = 50_000  # for room, while nothing has moved
+_LEAST_RUN_TOKENS: Final = 16  # a turn that was just opened has its place for so many tokens at least
 
 
 class Admission:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from stepwell.policy.contracts import AGED_TAKE, WHOLE, Contract
 from stepwell.policy.drafting import worth_checking
@@ -17,8 +18,9 @@ from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import RUNNING, Turn
 from stepwell.policy.types import KvTier, Piece, RequestId
 
-_PREFILL_LEAVES = 16  # beside a prompt with a target, lighter turns take a sixteenth of its time
-_LEAST_DEBT_PIECE_US, _MOST_DEBT_PIECE_US = 1_000, 25_000
+_PREFILL_LEAVES: Final = 16  # beside a prompt with a target, lighter turns take a sixteenth of its time
+_LEAST_DEBT_PIECE_US: Final = 1_000
+_MOST_DEBT_PIECE_US: Final = 25_000
 """A debt is paid in pieces: all of it at once would be felt by turns with a target."""
 
 

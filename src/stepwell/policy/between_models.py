@@ -8,12 +8,13 @@ to what its agents' service tiers are guaranteed and an even part of the rest.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from stepwell.policy.contracts import WHOLE, Contract, ContractBook
 
-_SPARE = 16  # a model that needs no more has a sixteenth of the whole beyond what it holds
-_FULL = 8  # one that has less than an eighth of its part left needs more
-_UNIT = 1 << 20
+_SPARE: Final = 16  # a model that needs no more has a sixteenth of the whole beyond what it holds
+_FULL: Final = 8  # one that has less than an eighth of its part left needs more
+_UNIT: Final = 1 << 20
 
 
 class StepOrder:

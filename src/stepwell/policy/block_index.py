@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from stepwell.policy.types import DEVICE, DISK, HOST, BlockId, BlockMeta, KvTier, RequestId
 
-FASTEST_FIRST = (DEVICE, HOST, DISK)
+FASTEST_FIRST: Final = (DEVICE, HOST, DISK)
 
 
 @dataclass(slots=True, eq=False)

@@ -120,10 +120,8 @@ class BlockManager:
         """Up to ``count`` blocks that can leave one after the other, children before their parents."""
         chosen: list[Block] = []
         orphaned: dict[BlockId | None, int] = {}
-        blocks = self.index.blocks
-        for candidate in self.eviction.victims(DEVICE, taker):
-            block = blocks[candidate]
-            if not block.pins and block.device_children <= orphaned.get(candidate, 0):
+        for block in self.eviction.victim_blocks(DEVICE, self.index.blocks, taker):
+            if not block.pins and block.device_children <= orphaned.get(block.id, 0):
                 chosen.append(block)
                 if len(chosen) == count:
                     break
@@ -280,14 +278,13 @@ class BlockManager:
         if not leaving:
             spare = self.eviction.spare_on_host()
             return self.eviction.host_victim(idle, clean) if spare is None else spare
-        others = [block for block in clean if block.id not in leaving]
-        return self.eviction.host_victim(filter(lambda b: b.id not in leaving, idle), others)
+        return self.eviction.host_victim(
+            filter(lambda b: b.id not in leaving, idle), filter(lambda b: b.id not in leaving, clean)
+        )
 
     def idle(self, tier: KvTier) -> Iterator[Block]:
         """Blocks of a KV tier that may leave it, the first to go first."""
-        blocks = self.index.blocks
-        for candidate in self.eviction.victims(tier):
-            block = blocks[candidate]
+        for block in self.eviction.victim_blocks(tier, self.index.blocks):
             if not (block.claims or block.moving or (tier is DISK and block.elsewhere)):
                 yield block
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable, Sequence
+from typing import Final
 
-DIGEST_BYTES = 16
+DIGEST_BYTES: Final = 16
 
 
 def root_hash(fingerprint: str, salt: str) -> bytes:

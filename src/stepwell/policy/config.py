@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract, validate_contracts
 
-FIRST_COME_FIRST_SERVED = frozenset({"arc", "idleness", "lru", "oracle", "priority-lru", "steps", "ttl"})
+FIRST_COME_FIRST_SERVED: Final = frozenset(
+    {"arc", "idleness", "lru", "oracle", "priority-lru", "steps", "ttl"}
+)
 """Eviction policies that stand for servers without contracts."""
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Final
 
-WHOLE = 1000
+WHOLE: Final = 1000
 """Per mille: the whole machine."""
 
-AGED_TAKE = 5
+AGED_TAKE: Final = 5
 """Beside streams with a target, turns that have waited for their bound take at least a fifth of the others'
 time, so they slow none to more than 1.2 and compute at a sixth of their pace alone or better."""
 
@@ -28,8 +29,8 @@ class Shares:
     disk: int = 0
 
 
-EVERYTHING = Shares(WHOLE, WHOLE, WHOLE, WHOLE)
-RESOURCES = tuple(field.name for field in fields(Shares))
+EVERYTHING: Final = Shares(WHOLE, WHOLE, WHOLE, WHOLE)
+RESOURCES: Final = tuple(field.name for field in fields(Shares))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Contract:
         return share * (WHOLE - self.borrowable) // WHOLE
 
 
-DEFAULT_CONTRACTS = (
+DEFAULT_CONTRACTS: Final = (
     Contract(
         "priority",
         weight=16,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from stepwell.policy.types import Computed, KvTier, Moved
 
@@ -21,13 +22,14 @@ DEFAULT_NS_PER_KIB: dict[Route, int] = {
 }
 """Before anything was measured: about 4 GB/s from block_manager, 0.5 GB/s from disk."""
 
-DEFAULT_PREFILL_NS_PER_TOKEN = 2_000_000
-_FORGET_NUMERATOR, _FORGET_DENOMINATOR = 15, 16
+DEFAULT_PREFILL_NS_PER_TOKEN: Final = 2_000_000
+_FORGET_NUMERATOR: Final = 15
+_FORGET_DENOMINATOR: Final = 16
 _COPIES: tuple[Route, ...] = ((KvTier.DEVICE, KvTier.HOST), (KvTier.HOST, KvTier.DEVICE))
-_MOST_ANSWERS = 1_024
-_DOUBT_SHIFT = 10  # a price halves after about 700 blocks that were computed again for it
-_STEP = 1 << 10  # a step counts as so much in the fit of decoding: whole numbers do not fade to nothing
-_MIN_PREFILL_SHARE = 4  # a step counts as prefill when decode tokens are less than a fourth of it
+_MOST_ANSWERS: Final = 1_024
+_DOUBT_SHIFT: Final = 10  # a price halves after about 700 blocks that were computed again for it
+_STEP: Final = 1 << 10  # a step counts as so much in the fit of decoding: so it does not fade to nothing
+_MIN_PREFILL_SHARE: Final = 4  # a step counts as prefill when decode tokens are less than a fourth of it
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.runs import sink_run
@@ -21,12 +21,12 @@ from stepwell.policy.types import DEVICE, DISK, HOST, RequestId
 if TYPE_CHECKING:
     from stepwell.policy.block_manager import BlockManager
 
-_NEEDED = 64
+_NEEDED: Final = 64
 """So many writes that a turn waits for are under way at a time: as many as the disk does in a step, because
 room is made between steps only. Those ahead of need are ``disk_writes_in_flight``, a few."""
-_MOST_STALL_US = 50_000
+_MOST_STALL_US: Final = 50_000
 """For so long a running turn waits for writes before something is lost for its next frame."""
-_MOST_PATIENCE_US = 1_000_000
+_MOST_PATIENCE_US: Final = 1_000_000
 """For so long turns wait for writes without any of them being opened."""
 
 
@@ -143,8 +143,7 @@ class Descent:
     def _homeless_bytes(self, frames: int, taker: str) -> int:
         """Bytes of the next ``frames`` device victims that no lower KV tier holds; at most a host full."""
         total = 0
-        for candidate in self.memory.eviction.victims(DEVICE, taker):
-            block = self.memory.index.blocks[candidate]
+        for block in self.memory.eviction.victim_blocks(DEVICE, self.memory.index.blocks, taker):
             if frames <= 0 or total >= self.config.host_bytes // 2:
                 break
             if not block.pins:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.types import BlockId, DropState, KvTier, LoadState, RequestId, StateLost
@@ -24,7 +24,7 @@ from stepwell.policy.types import BlockId, DropState, KvTier, LoadState, Request
 if TYPE_CHECKING:
     from stepwell.policy.block_manager import BlockManager
 
-_SHUN_US = 250_000
+_SHUN_US: Final = 250_000
 """After a state that did not load, and twice as long after the next."""
 
 

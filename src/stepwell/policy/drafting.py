@@ -10,15 +10,18 @@ agent whose drafts are wrong takes none but now and then one, to see whether its
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from stepwell.policy.costs import Costs
 
-_ONE = 1 << 10
+_ONE: Final = 1 << 10
 """The weight of one token in the counts: whole numbers that fade do not fade to nothing."""
-_PRIOR_RIGHT, _PRIOR = 3 * _ONE, 4 * _ONE
+_PRIOR_RIGHT: Final = 3 * _ONE
+_PRIOR: Final = 4 * _ONE
 """An agent is taken to be right in three of four until it has shown otherwise."""
-_FADE_NUMERATOR, _FADE_DENOMINATOR = 7, 8
-_TRY_AGAIN = 32
+_FADE_NUMERATOR: Final = 7
+_FADE_DENOMINATOR: Final = 8
+_TRY_AGAIN: Final = 32
 """Offers passed over before one token is checked in any case."""
 
 

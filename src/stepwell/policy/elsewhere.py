@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.config import PolicyConfig
@@ -19,7 +19,7 @@ from stepwell.policy.types import BlockId, BlockMeta, KvTier, RequestArrived
 if TYPE_CHECKING:
     from stepwell.policy.block_manager import BlockManager
 
-MOST_BLOCKS = 8_192
+MOST_BLOCKS: Final = 8_192
 
 
 def blocks_of_prompt(arrival: RequestArrived, config: PolicyConfig) -> tuple[BlockMeta, ...]:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Container, Iterable, Mapping
+from typing import Final
 
 from stepwell.policy.contracts import WHOLE, ContractBook
 from stepwell.policy.turns import ComputeHad, Turn
 from stepwell.policy.types import RequestId
 
-_MAX_COUNTERS = 10_000
-_MAX_DEBT_US = 500_000
+_MAX_COUNTERS: Final = 10_000
+_MAX_DEBT_US: Final = 500_000
 
 
 class Attained:

@@ -16,13 +16,14 @@ from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import chain, islice
 from operator import itemgetter
+from typing import Final
 
 from stepwell.policy.contracts import ContractBook
 from stepwell.policy.fairness import Attained
 from stepwell.policy.turns import Turn
 from stepwell.policy.types import RequestId
 
-_SORTED_WHOLE = 16  # a tenant's line of so many turns is sorted; of a longer one only its sessions are merged
+_SORTED_WHOLE: Final = 16  # a tenant's line of so many turns is sorted; of a longer one sessions are merged
 
 Line = dict[RequestId, Turn]
 Order = tuple[int, RequestId]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from stepwell.policy.admission import Admission
 from stepwell.policy.agent_table import AgentTable
@@ -51,8 +52,8 @@ from stepwell.policy.types import (
     Unloading,
 )
 
-_RETRY_AFTER_MS = 1_000
-_WAKE_EVERY_US = 500_000  # an idle machine looks for what to promote this often at most
+_RETRY_AFTER_MS: Final = 1_000
+_WAKE_EVERY_US: Final = 500_000  # an idle machine looks for what to promote this often at most
 
 
 class Scheduler:

@@ -90,7 +90,7 @@ class Hint:
     """Of ``Wait.TOOL``: which tool; calls of one take about as long as each other. Empty: not said."""
 
 
-NO_HINT = Hint()
+NO_HINT: Final = Hint()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ want to spend it slowly. What is not written today may be computed again instead
 
 from __future__ import annotations
 
-_DAY_US = 24 * 3600 * 1_000_000
-_ADVANCE = 10  # a burst may use the budget of a tenth of a day at once
+from typing import Final
+
+_DAY_US: Final = 24 * 3600 * 1_000_000
+_ADVANCE: Final = 10  # a burst may use the budget of a tenth of a day at once
 
 
 class WriteBudget:

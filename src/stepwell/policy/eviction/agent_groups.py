@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.eviction.base import EvictionContext
@@ -19,13 +20,13 @@ from stepwell.policy.eviction.forecast import IdlePeriod
 from stepwell.policy.eviction.orphans import KV_TIERS
 from stepwell.policy.eviction.value import EvictionTuning, eviction_key, is_stale
 from stepwell.policy.turns import AgentRecord
-from stepwell.policy.types import BlockId, KvTier
+from stepwell.policy.types import KvTier
 
-AT = {kv_tier: position for position, kv_tier in enumerate(KV_TIERS)}
+AT: Final = {kv_tier: position for position, kv_tier in enumerate(KV_TIERS)}
 Entry = tuple[int, int, "Group"]
-Ranked = tuple[int, BlockId]
+Ranked = tuple[int, Block]
 """A key, and the block that it is of."""
-_MAX_HOLDERS = 8  # of one block; the ones that used it last
+_MAX_HOLDERS: Final = 8  # of one block; the ones that used it last
 
 
 @dataclass(slots=True, eq=False)
@@ -163,13 +164,13 @@ def quit_holding(block: Block, group: Group) -> None:
     block.holders = tuple(holder for holder in block.holders if holder is not group)
 
 
-def merged(orphans: Iterator[Ranked], held: Iterator[Ranked]) -> Iterator[BlockId]:
+def merged(orphans: Iterator[Ranked], held: Iterator[Ranked]) -> Iterator[Block]:
     """All of ``held``, and before each what is worth less of ``orphans``, which is left where it stopped."""
     waiting = next(orphans, None)
-    for key, name in held:
+    for key, block in held:
         while waiting is not None and waiting[0] <= key:
             yield waiting[1]
             waiting = next(orphans, None)
-        yield name
+        yield block
     if waiting is not None:
         yield waiting[1]

@@ -12,7 +12,7 @@ docs/write-your-own-eviction-rule.md goes through it step by step.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -85,6 +85,12 @@ class EvictionPolicy(ABC):
 
         ``taker`` is the service tier that needs the room; empty: none in particular.
         """
+
+    def victim_blocks(
+        self, kv_tier: KvTier, by_name: Mapping[BlockId, Block], taker: str = ""
+    ) -> Iterator[Block]:
+        """A shortcut: ``victims`` as the blocks themselves, which ``by_name`` has."""
+        return map(by_name.__getitem__, self.victims(kv_tier, taker))
 
     # --- blocks: defaults ---------------------------------------------------------------------
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
+from typing import Final
 
 from stepwell.policy.block_index import Block
 
-_LEAST_LOG = 64
+_LEAST_LOG: Final = 64
 
 
 class Copies:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from stepwell.policy.eviction.gaps import (
     MIDDLE,
@@ -26,19 +27,20 @@ from stepwell.policy.eviction.value import joint_chance, joint_index
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import Hint, Wait
 
-_ONE = 1 << 20
-_LEAST_LEFT_US = 40_000
+_ONE: Final = 1 << 20
+_LEAST_LEFT_US: Final = 40_000
 """While a declared end is further off, a rest is looked at whenever half of what is left is over."""
-_RATIO_ONE = 1024
-MIN_DECLARED_US, MAX_DECLARED_US = 1_000, 24 * 3600 * 1_000_000
-_MAX_ROLES = 64  # per tenant: more are learned together, or a client could fill the memory with names
-_MAX_TOOLS = 64  # likewise
-_MAX_TENANTS = 1_000
-_MAX_CLASSES = 50_000
-_MAX_ANONYMOUS_TURNS = 4  # nameless conversations are told apart by their number of turns, up to this
+_RATIO_ONE: Final = 1024
+MIN_DECLARED_US: Final = 1_000
+MAX_DECLARED_US: Final = 24 * 3600 * 1_000_000
+_MAX_ROLES: Final = 64  # per tenant: more are learned together, or a client could fill the memory with names
+_MAX_TOOLS: Final = 64  # likewise
+_MAX_TENANTS: Final = 1_000
+_MAX_CLASSES: Final = 50_000
+_MAX_ANONYMOUS_TURNS: Final = 4  # nameless conversations are told apart by their number of turns, up to this
 _SECOND_US, _MINUTE_US, _HOUR_US = 1_000_000, 60_000_000, 3_600_000_000
 
-_PRIORS = {
+_PRIORS: Final = {
     Wait.TOOL: prior_gaps(_ONE // 6, 10 * _SECOND_US, 10 * _MINUTE_US),
     Wait.CHILD: prior_gaps(_ONE // 6, _MINUTE_US, 30 * _MINUTE_US),
     Wait.PERSON: prior_gaps(_ONE // 8, 3 * _MINUTE_US, _HOUR_US),
@@ -46,14 +48,14 @@ _PRIORS = {
     Wait.DONE: prior_gaps(_ONE // 2_000, _HOUR_US, _HOUR_US),
     Wait.UNKNOWN: prior_gaps(_ONE // 8, 20 * _SECOND_US, _HOUR_US),
 }
-_ANSWERED = prior_gaps(_ONE // 300, _MINUTE_US, _HOUR_US)
+_ANSWERED: Final = prior_gaps(_ONE // 300, _MINUTE_US, _HOUR_US)
 """Of a child that has answered: most never come back, but a crew asks its readers again. So it is not dead
 before a few of its kind have stayed away."""
-_LEFT_ALONE = prior_gaps(_ONE // 60, _MINUTE_US, _HOUR_US)
+_LEFT_ALONE: Final = prior_gaps(_ONE // 60, _MINUTE_US, _HOUR_US)
 """Of an agent whose parent went on without it."""
-STRANGER = _PRIORS[Wait.UNKNOWN]
+STRANGER: Final = _PRIORS[Wait.UNKNOWN]
 """What is expected of an agent without a history."""
-_RATIO_PRIOR = prior_ratios()
+_RATIO_PRIOR: Final = prior_ratios()
 
 
 class Left(StrEnum):
@@ -71,15 +73,15 @@ class Left(StrEnum):
     """The context of an agent that is finished and forgotten."""
 
 
-_DEAD_PRIOR = prior_gaps(_ONE // 2_000, _HOUR_US, _HOUR_US)
-_LEFT_PRIORS = {
+_DEAD_PRIOR: Final = prior_gaps(_ONE // 2_000, _HOUR_US, _HOUR_US)
+_LEFT_PRIORS: Final = {
     Left.ANSWER: _DEAD_PRIOR,
     Left.DONE: _DEAD_PRIOR,
     Left.SIDE_CALL: prior_gaps(_ONE // 24, 5 * _SECOND_US, 2 * _MINUTE_US),
     Left.BRANCH: prior_gaps(_ONE // 24, 5 * _SECOND_US, 2 * _MINUTE_US),
     Left.CONTEXT: prior_gaps(_ONE // 12, 5 * _SECOND_US, 2 * _MINUTE_US),
 }
-_SHARED = 24
+_SHARED: Final = 24
 """So many rests of a tenant count towards what is expected of tenants that are not known yet: a few
 tenants' habits help the next one, and none can bend them far."""
 

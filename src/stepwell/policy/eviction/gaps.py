@@ -18,19 +18,20 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from math import isqrt
+from typing import Final
 
-RATE_ONE = 1 << 40
+RATE_ONE: Final = 1 << 40
 """A return that is certain in one microsecond."""
-_ONE = 1 << 20  # a probability of 1
-_BEST = _ONE * RATE_ONE
-_PARENT_WEIGHT = 6  # how many observations the next wider class counts as
-_FADE_AT = 2_000  # rests in a bin, after which old ones count half
-_FIRST_EDGE_BITS = 13  # 8 ms: an agent that returns sooner never was away
-MIDDLE = 512
+_ONE: Final = 1 << 20  # a probability of 1
+_BEST: Final = _ONE * RATE_ONE
+_PARENT_WEIGHT: Final = 6  # how many observations the next wider class counts as
+_FADE_AT: Final = 2_000  # rests in a bin, after which old ones count half
+_FIRST_EDGE_BITS: Final = 13  # 8 ms: an agent that returns sooner never was away
+MIDDLE: Final = 512
 """The middle of a bin, whose width is 1024."""
-N_BINS = 50  # half octaves: 8 ms to 3 days
-_RATIO_ONE = 1024
-_RATIO_BINS = 48  # quarter octaves of actual / declared: 1/32 to 128
+N_BINS: Final = 50  # half octaves: 8 ms to 3 days
+_RATIO_ONE: Final = 1024
+_RATIO_BINS: Final = 48  # quarter octaves of actual / declared: 1/32 to 128
 
 
 def _time_edges() -> tuple[int, ...]:
@@ -42,9 +43,9 @@ def _ratio_edges() -> tuple[int, ...]:
     return (0, *(isqrt(isqrt(first**4 << k)) for k in range(_RATIO_BINS - 1)))
 
 
-TIME_EDGES_US = _time_edges()
+TIME_EDGES_US: Final = _time_edges()
 """Where each bin of a gap begins."""
-RATIO_EDGES = _ratio_edges()
+RATIO_EDGES: Final = _ratio_edges()
 """Where each bin of actual / declared begins; 1024 is 1."""
 
 

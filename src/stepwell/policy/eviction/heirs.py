@@ -9,14 +9,16 @@ has not gone another way. How often heirs do go on with what was left is learned
 
 from __future__ import annotations
 
+from typing import Final
+
 from stepwell.policy.block_index import Block
 from stepwell.policy.eviction.agent_groups import Group
 from stepwell.policy.eviction.kin import Kin
 from stepwell.policy.eviction.value import ACTIVE, CERTAIN, DEAD
 
-_AT_WORK = 1 << 20
+_AT_WORK: Final = 1 << 20
 """The value of what an agent with an open turn will use a second from now."""
-_MOST_TENANTS = 1_000
+_MOST_TENANTS: Final = 1_000
 
 
 class Heirs:

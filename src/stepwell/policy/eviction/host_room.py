@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.eviction.agent_groups import Group, first_at_rest, is_old, needed_more
@@ -23,7 +23,8 @@ from stepwell.policy.eviction.timers import Timers
 from stepwell.policy.eviction.value import DEAD, eviction_key
 from stepwell.policy.types import KvTier
 
-_ON_HOST, _ON_BOTH = 0b10, 0b11
+_ON_HOST: Final = 0b10
+_ON_BOTH: Final = 0b11
 
 
 class HostRoom:

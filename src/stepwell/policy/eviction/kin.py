@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from stepwell.policy.eviction.agent_groups import Group
 
-_MAX_FOLLOWERS = 64
+_MAX_FOLLOWERS: Final = 64
 
 
 class Kin:

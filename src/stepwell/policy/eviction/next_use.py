@@ -8,8 +8,9 @@ looked at again first. A declared end makes a value rise, and a timer wakes the 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter, itemgetter
+from typing import Final
 
 from stepwell.policy.block_index import Block, in_common
 from stepwell.policy.eviction.agent_groups import (
@@ -35,18 +36,11 @@ from stepwell.policy.eviction.orphans import KV_TIERS, Orphans, kind_of
 from stepwell.policy.eviction.promotion import most_valuable_on_disk
 from stepwell.policy.eviction.quotas import Quotas
 from stepwell.policy.eviction.timers import Timers
-from stepwell.policy.eviction.value import (
-    ACTIVE,
-    CERTAIN,
-    DEAD,
-    agent_value,
-    eviction_key,
-    pays_for_write,
-)
+from stepwell.policy.eviction.value import ACTIVE, CERTAIN, DEAD, agent_value, eviction_key, pays_for_write
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import HOST, BlockId, KvTier, Wait
 
-_TWICE = 0b11  # ranked on the device and on the host
+_TWICE: Final = 0b11  # ranked on the device and on the host
 
 
 class NextUse(EvictionPolicy):
@@ -199,7 +193,8 @@ class NextUse(EvictionPolicy):
         group, now_us = self._group_of(holder), self.now_us
         began_us = now_us if holder.idle_since_us is None else holder.idle_since_us
         self._set_idle(group, self.forecaster.begin(holder, began_us))
-        self._follow(group, holder)
+        if holder.hint.after_agent and holder.hint.wait in (Wait.AGENT, Wait.CHILD):
+            self._followers.add(holder.tenant, holder.hint.after_agent, group)
         if holder.parent_agent and not has_answered(holder):
             self._children.add(holder.tenant, holder.parent_agent, group)
         if holder.hint.wait in (Wait.TOOL, Wait.CHILD):
@@ -215,11 +210,6 @@ class NextUse(EvictionPolicy):
             settled = child.record.hint.wait in (Wait.TOOL, Wait.CHILD) or has_answered(child.record)
             if child.idle is not None and not settled:
                 self._set_idle(child, self.forecaster.begin(child.record, self.now_us, left=True))
-
-    def _follow(self, group: Group, holder: AgentRecord) -> None:
-        after = holder.hint.after_agent
-        if after and holder.hint.wait in (Wait.AGENT, Wait.CHILD):
-            self._followers.add(holder.tenant, after, group)
 
     def agent_forgotten(self, holder: AgentRecord) -> None:
         group = self._groups.pop(holder, None)
@@ -333,6 +323,14 @@ class NextUse(EvictionPolicy):
             self._unrank(group, 0)
 
     def victims(self, kv_tier: KvTier, taker: str = "") -> Iterator[BlockId]:
+        return map(attrgetter("id"), self._victims(kv_tier, taker))
+
+    def victim_blocks(
+        self, kv_tier: KvTier, by_name: Mapping[BlockId, Block], taker: str = ""
+    ) -> Iterator[Block]:
+        return self._victims(kv_tier, taker)
+
+    def _victims(self, kv_tier: KvTier, taker: str) -> Iterator[Block]:
         at = AT[kv_tier]
         for block, holder in self._better:
             if block.listed is not None and block.listed is not holder and holder in block.holders:
@@ -343,7 +341,7 @@ class NextUse(EvictionPolicy):
         passed_over: Iterator[Block] = iter(())
         if kv_tier is HOST:  # what the device has as well is not missed
             free, passed_over = self._copies.parted()
-            yield from map(attrgetter("id"), free)
+            yield from free
         orphans = self._of_nobody(at)
         for rankings in self.quotas.phases(at, taker):
             yield from merged(orphans, self._spare(kv_tier, rankings))
@@ -351,28 +349,28 @@ class NextUse(EvictionPolicy):
         yield from self._at_work(kv_tier)
         for block, _ in tuple(self._better):  # whose better holder stood before them in the ranking
             if block.is_on(kv_tier) and self._counts(block, at):
-                yield block.id
-        yield from map(attrgetter("id"), passed_over)
+                yield block
+        yield from passed_over
 
-    def _dead(self, kv_tier: KvTier) -> Iterator[BlockId]:
+    def _dead(self, kv_tier: KvTier) -> Iterator[Block]:
         """What hardly ever comes back, whatever guarantees there are."""
         at = AT[kv_tier]
         for block in self._orphans.dead(at):
             if self._counts(block, at):
-                yield block.id
+                yield block
         for ranking in self.quotas.all_rankings(at):
             self._look_again(ranking)
             for key, _, group in ranking.entries:
                 if key != DEAD:
                     break
-                yield from map(attrgetter("id"), self._spare_of(group, kv_tier))
+                yield from self._spare_of(group, kv_tier)
 
     def _of_nobody(self, at: int) -> Iterator[Ranked]:
         flat = is_flat(self.context, at)
         for value, block in self._orphans.alive(at, self.now_us):
             if at != 1 or block.ranked & _TWICE != _TWICE:
                 cost = 1 if flat else cost_below(self.context, block.meta.depth + 1, at)
-                yield eviction_key(value, cost), block.id
+                yield eviction_key(value, cost), block
 
     def _counts(self, block: Block, at: int) -> bool:
         """Whether a victim is looked for among agents: what lies on the device too was named before."""
@@ -386,7 +384,7 @@ class NextUse(EvictionPolicy):
         for key, _, group in heapq.merge(*filled):
             if key != DEAD:
                 for block in self._spare_of(group, kv_tier):
-                    yield key, block.id
+                    yield key, block
 
     def _spare_of(self, group: Group, kv_tier: KvTier) -> Iterator[Block]:
         """Its blocks, but for those that another holder of theirs needs more."""
@@ -399,7 +397,7 @@ class NextUse(EvictionPolicy):
             if self._counts(block, at):
                 yield block
 
-    def _at_work(self, kv_tier: KvTier) -> Iterator[BlockId]:
+    def _at_work(self, kv_tier: KvTier) -> Iterator[Block]:
         """Blocks of agents with an open turn: of turns in the queue, or copies of what is elsewhere.
         What a running turn has pinned on the device is not named."""
         at = AT[kv_tier]
@@ -411,7 +409,7 @@ class NextUse(EvictionPolicy):
                     if at == 0 and block.pins:
                         break  # a running turn pins whatever stands before what it pins
                     if self._counts(block, at):
-                        yield block.id
+                        yield block
 
     def _look_again(self, ranking: Ranking) -> None:
         """The value of a rest that nears its end rises; the lowest may have been so long ago."""

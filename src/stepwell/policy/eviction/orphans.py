@@ -15,20 +15,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from heapq import merge
+from typing import Final
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.eviction.forecast import STRANGER, Forecaster, Left, Watch
 from stepwell.policy.eviction.gaps import TIME_EDGES_US, bin_of
 from stepwell.policy.types import BlockId, KvTier
 
-KV_TIERS = (KvTier.DEVICE, KvTier.HOST, KvTier.DISK)
-_GROWN_USES = 2
+KV_TIERS: Final = (KvTier.DEVICE, KvTier.HOST, KvTier.DISK)
+_GROWN_USES: Final = 2
 """A turn uses a block when it begins with it and when it leaves: above this, one has gone on from it."""
-_MOST_WATCHED = 4_096
-_LOOKED_AT_PER_STEP = 4
+_MOST_WATCHED: Final = 4_096
+_LOOKED_AT_PER_STEP: Final = 4
 
 
-_WORTHS = tuple([STRANGER.worth(k, TIME_EDGES_US) for k in range(len(TIME_EDGES_US))])
+_WORTHS: Final = tuple([STRANGER.worth(k, TIME_EDGES_US) for k in range(len(TIME_EDGES_US))])
 """Of a stranger's block by the bin of its age: what is expected of a stranger never changes."""
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import WHOLE, Contract
 from stepwell.policy.eviction.agent_groups import Ranking
 
-_RESOURCE = ("device", "host", "disk")
-_SECOND_US = 1_000_000
-_WINDOW_S = 64  # over which what a tenant has held is remembered, fading
-_FAIR_PARTS = 2  # a tenant's blocks count for less once it holds this many fair parts
+_RESOURCE: Final = ("device", "host", "disk")
+_SECOND_US: Final = 1_000_000
+_WINDOW_S: Final = 64  # over which what a tenant has held is remembered, fading
+_FAIR_PARTS: Final = 2  # a tenant's blocks count for less once it holds this many fair parts
 
 
 @dataclass(slots=True)

@@ -12,12 +12,13 @@ books that feed these functions. Units: chances are of 2**20, rates are per 2**4
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-CERTAIN = 1 << 20
+CERTAIN: Final = 1 << 20
 """A chance of 1."""
-ACTIVE = 1 << 100
+ACTIVE: Final = 1 << 100
 """The value of an agent with an open turn: above that of every idle one."""
-DEAD = 0
+DEAD: Final = 0
 """The value of what hardly ever comes back: below that of everything else."""
 
 

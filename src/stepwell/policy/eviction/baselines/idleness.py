@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from stepwell.policy.eviction.base import EvictionContext
 from stepwell.policy.eviction.baselines.by_agent import AgentHolder, ByAgent
 
-_REFRESH_US = 1_000_000
-_WHOLE = 1_000_000
+_REFRESH_US: Final = 1_000_000
+_WHOLE: Final = 1_000_000
 
 
 class Idleness(ByAgent):

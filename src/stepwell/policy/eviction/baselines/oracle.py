@@ -5,16 +5,17 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy, Future
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier
 
-NEVER_US = 1 << 62
-_OVERDUE_US = 1_000_000
+NEVER_US: Final = 1 << 62
+_OVERDUE_US: Final = 1_000_000
 """How soon it asks again about what should have been used by now: its turn stands in the queue."""
-_SLACK = 64
+_SLACK: Final = 64
 
 _Entry = tuple[int, int, int, Block]
 

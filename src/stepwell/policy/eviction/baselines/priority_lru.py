@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import Final
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier
 
-_NO_TIER = 0
+_NO_TIER: Final = 0
 
 
 class PriorityLru(EvictionPolicy):

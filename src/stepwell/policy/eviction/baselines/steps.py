@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from stepwell.policy.eviction.base import EvictionContext
 from stepwell.policy.eviction.baselines.by_agent import AgentHolder, AgentKey, ByAgent
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import Wait
 
-_LONGEST_CHAIN = 16
-_PERSON_STEPS = 1_000
+_LONGEST_CHAIN: Final = 16
+_PERSON_STEPS: Final = 1_000
 _FINISHED, _UNKNOWN, _KNOWN = 0, 1, 2
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
+from typing import Final
 
 from stepwell.policy.eviction.base import EvictionContext
 from stepwell.policy.eviction.baselines.by_agent import AgentHolder, AgentKey, ByAgent
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import KvTier, Wait
 
-_SCALE = 64
+_SCALE: Final = 64
 """Buckets of gap lengths, each twice as long as the one before; the first ends at 1 us."""
-_FADE_AT = 256
+_FADE_AT: Final = 256
 """Gaps per histogram after which the older ones count half."""
-_MOST_ROLES = 4_096
+_MOST_ROLES: Final = 4_096
 """Histograms at most; roles beyond share one, because clients name them."""
-_OTHERS = ("", "")
+_OTHERS: Final = ("", "")
 
 
 @dataclass(slots=True)
