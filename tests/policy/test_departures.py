@@ -104,6 +104,53 @@ def test_an_answer_that_was_left_goes_before_everything_else_on_every_kv_tier(kv
     assert not world.eviction.wants_disk(left), "it is dead, however much room there is"
 
 
+def done_after_two_turns(world: World, agent: str, parent: str | None, begins: list[str]) -> list[Block]:
+    """The agent's blocks: those of its first turn, and two more of its second."""
+    labels = [*begins, f"{agent}-0", f"{agent}-1"]
+    for context, hint in ((begins, Hint(Wait.TOOL)), (labels, Hint(Wait.DONE))):
+        world.begin(agent)
+        world.actors["t", agent].record.parent_agent = parent
+        world.end(agent, labels=context, hint=hint)
+    return [world.blocks[name_of(labels[: depth + 1])] for depth in range(len(labels))]
+
+
+@pytest.mark.parametrize("kv_tier", list(KvTier))
+def test_what_a_child_began_with_outlives_it(kv_tier: KvTier) -> None:
+    """The prompt of its kind, with which the next one will begin; the rest of its context is dead at once."""
+    world = World("stepwell")
+    *begins, first, second = done_after_two_turns(world, "child", "main", ["system", "tools"])
+    for block in (second, first, *reversed(begins)):
+        for lower in (KvTier.HOST, KvTier.DISK):
+            world.put(block, lower)
+        if kv_tier is not KvTier.DEVICE:
+            world.drop(block, KvTier.DEVICE)
+    assert world.victims(kv_tier) == [block.id for block in (second, first, *reversed(begins))]
+    assert [world.eviction.is_dead(block) for block in (*begins, first, second)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("parent", [None, "main"])
+def test_whether_others_begin_as_one_that_is_done_is_learned(parent: str | None) -> None:
+    """Of children it is expected at first, of agents that work for none it is not."""
+    alike, apart = World("stepwell"), World("stepwell")
+    for number in range(24):
+        for world, begins in ((alike, ["system"]), (apart, [f"system-{number}"])):
+            blocks = done_after_two_turns(world, f"a{number}", parent, begins)
+            if number in (0, 23):
+                dead = parent is None if number == 0 else world is apart
+                assert world.eviction.is_dead(blocks[0]) == dead, f"{number}"
+            for _ in range(40):
+                world.wait((60 if world is alike else 10_000) * SECOND_US)
+
+
+def test_an_agent_that_comes_back_though_it_was_done_has_its_context() -> None:
+    world = World("stepwell")
+    blocks = done_after_two_turns(world, "child", "main", ["system", "tools"])
+    world.begin("child")
+    world.end("child", labels=["system", "tools", "child-0", "child-1", "more"], hint=Hint(Wait.TOOL))
+    assert not any(world.eviction.is_dead(block) for block in blocks)
+    assert world.victims(KvTier.DEVICE)[-1] == blocks[0].id, "it is one context again, from its end"
+
+
 def answered(name: str = "child") -> AgentRecord:
     return AgentRecord("t", "default", "s", name, "parent", hint=Hint(Wait.PERSON))
 

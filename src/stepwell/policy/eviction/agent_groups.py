@@ -41,6 +41,8 @@ class Group:
     held: tuple[dict[str, int], ...]
     """Likewise: how many blocks each tenant has there."""
     path: Sequence[Block] = ()
+    first: int = 0
+    """So many of its blocks it had after its first turn: others of its kind may begin alike."""
     listed: list[int] = field(default_factory=lambda: [0, 0, 0])
     """Blocks listed under it, per KV tier."""
     keys: list[int | None] = field(default_factory=lambda: [None, None, None])

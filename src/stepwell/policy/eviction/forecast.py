@@ -70,13 +70,19 @@ class Left(StrEnum):
     CONTEXT = "context"
     """Most of such a context, or all of it: a conversation beside which the agent does something else."""
     DONE = "done"
-    """The context of an agent that is finished and forgotten."""
+    """The context of an agent that is finished, behind its beginning."""
+    BEGINNING = "beginning"
+    """What such an agent had after its first turn: others of its kind begin alike."""
+    CHILDS_BEGINNING = "child's beginning"
+    """The same of an agent that worked for another one."""
 
 
 _DEAD_PRIOR: Final = prior_gaps(_ONE // 2_000, _HOUR_US, _HOUR_US)
 _LEFT_PRIORS: Final = {
     Left.ANSWER: _DEAD_PRIOR,
     Left.DONE: _DEAD_PRIOR,
+    Left.BEGINNING: _DEAD_PRIOR,
+    Left.CHILDS_BEGINNING: prior_gaps(_ONE // 24, _MINUTE_US, _HOUR_US),
     Left.SIDE_CALL: prior_gaps(_ONE // 24, 5 * _SECOND_US, 2 * _MINUTE_US),
     Left.BRANCH: prior_gaps(_ONE // 24, 5 * _SECOND_US, 2 * _MINUTE_US),
     Left.CONTEXT: prior_gaps(_ONE // 12, 5 * _SECOND_US, 2 * _MINUTE_US),
@@ -327,6 +333,11 @@ class Forecaster:
 def has_answered(record: AgentRecord) -> bool:
     """Whether it is a child that has ended its turn with an answer: its parent has what it wanted."""
     return record.parent_agent is not None and record.hint.wait is Wait.PERSON
+
+
+def beginning_of(record: AgentRecord) -> Left:
+    """What the beginning of its context is of a departure, when the agent is done."""
+    return Left.CHILDS_BEGINNING if record.parent_agent else Left.BEGINNING
 
 
 def _seconds(time_us: int) -> str:

@@ -16,11 +16,10 @@ from stepwell.policy.block_index import Block
 from stepwell.policy.eviction.agent_groups import Group, first_at_rest, is_old, needed_more
 from stepwell.policy.eviction.base import EvictionPolicy
 from stepwell.policy.eviction.copies import Copies
-from stepwell.policy.eviction.falling import cost_below, is_flat
 from stepwell.policy.eviction.orphans import Orphans
 from stepwell.policy.eviction.quotas import Quotas
 from stepwell.policy.eviction.timers import Timers
-from stepwell.policy.eviction.value import DEAD, eviction_key
+from stepwell.policy.eviction.value import DEAD
 from stepwell.policy.types import KvTier
 
 _ON_HOST: Final = 0b10
@@ -93,12 +92,9 @@ class HostRoom:
         """The block that no agent holds and that leaves before those of the group; None: there is none."""
         if not self._orphans.any_alive(1):
             return None
-        key, flat = group.keys[1] or 0, is_flat(self._context, 1)
-        for value, block in self._orphans.alive(1, self._context.now_us):
-            if block.ranked & _ON_BOTH != _ON_BOTH:
-                cost = 1 if flat else cost_below(self._context, block.meta.depth + 1, 1)
-                return block if eviction_key(value, cost) <= key * group.rankings[1].weight else None
-        return None
+        standing = (group.keys[1] or 0) * group.rankings[1].weight
+        key, block = next(self._orphans.ranked(self._context, 1), (standing + 1, None))
+        return block if key <= standing else None
 
     def _spare_of(self, group: Group) -> Iterator[Block]:
         """The blocks of the group at the head that the disk holds, in the order in which they leave: those

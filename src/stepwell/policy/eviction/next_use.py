@@ -27,8 +27,8 @@ from stepwell.policy.eviction.agent_groups import (
 )
 from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.eviction.copies import Copies
-from stepwell.policy.eviction.falling import cost_below, is_flat, saved_by_write
-from stepwell.policy.eviction.forecast import Forecaster, IdlePeriod, Left, has_answered
+from stepwell.policy.eviction.falling import cost_below, saved_by_write
+from stepwell.policy.eviction.forecast import Forecaster, IdlePeriod, Left, beginning_of, has_answered
 from stepwell.policy.eviction.heirs import Heirs
 from stepwell.policy.eviction.host_room import HostRoom
 from stepwell.policy.eviction.kin import Kin
@@ -135,8 +135,7 @@ class NextUse(EvictionPolicy):
                     self._count(block, group, at, -1)
 
     def _give_up(self, group: Group, gone: Sequence[Block], kind: Left | None, at_us: int) -> None:
-        """The group holds ``gone`` (root first) no more: other holders do, or none. ``kind``: what it is of
-        a departure; None: it is left to strangers."""
+        """The group no longer holds ``gone`` (root first). ``kind`` of departure; None: left to strangers."""
         orphaned = []
         for block in gone:
             quit_holding(block, group)
@@ -159,6 +158,7 @@ class NextUse(EvictionPolicy):
     def agent_continued(self, holder: AgentRecord, path: Sequence[Block]) -> None:
         group, now_us = self._group_of(holder), self.now_us
         same = in_common(group.path, path)
+        group.first = group.first or len(path)
         gone, group.path = group.path[same:], path
         if gone:
             self._give_up(group, gone, kind_of(gone, same), now_us)
@@ -193,6 +193,7 @@ class NextUse(EvictionPolicy):
         group, now_us = self._group_of(holder), self.now_us
         began_us = now_us if holder.idle_since_us is None else holder.idle_since_us
         self._set_idle(group, self.forecaster.begin(holder, began_us))
+        self._leave_beginning(group)
         if holder.hint.after_agent and holder.hint.wait in (Wait.AGENT, Wait.CHILD):
             self._followers.add(holder.tenant, holder.hint.after_agent, group)
         if holder.parent_agent and not has_answered(holder):
@@ -210,6 +211,13 @@ class NextUse(EvictionPolicy):
             settled = child.record.hint.wait in (Wait.TOOL, Wait.CHILD) or has_answered(child.record)
             if child.idle is not None and not settled:
                 self._set_idle(child, self.forecaster.begin(child.record, self.now_us, left=True))
+
+    def _leave_beginning(self, group: Group) -> None:
+        """Of an agent that said it is done: others of its kind may begin as it did."""
+        if group.value == DEAD and group.record.hint.wait is Wait.DONE and not group.record.unknown:
+            path, group.path = group.path, ()
+            self._give_up(group, path[group.first :], Left.DONE, self.now_us)
+            self._give_up(group, path[: group.first], beginning_of(group.record), self.now_us)
 
     def agent_forgotten(self, holder: AgentRecord) -> None:
         group = self._groups.pop(holder, None)
@@ -298,6 +306,7 @@ class NextUse(EvictionPolicy):
         for group in self._timers.due(self.now_us):
             self._revalue(group)
             self._set_timer(group)
+            self._leave_beginning(group)
 
     def wake_at_us(self) -> int | None:
         return self._timers.wake_at_us()
@@ -342,7 +351,7 @@ class NextUse(EvictionPolicy):
         if kv_tier is HOST:  # what the device has as well is not missed
             free, passed_over = self._copies.parted()
             yield from free
-        orphans = self._of_nobody(at)
+        orphans = self._orphans.ranked(self.context, at)
         for rankings in self.quotas.phases(at, taker):
             yield from merged(orphans, self._spare(kv_tier, rankings))
         yield from map(itemgetter(1), orphans)
@@ -364,13 +373,6 @@ class NextUse(EvictionPolicy):
                 if key != DEAD:
                     break
                 yield from self._spare_of(group, kv_tier)
-
-    def _of_nobody(self, at: int) -> Iterator[Ranked]:
-        flat = is_flat(self.context, at)
-        for value, block in self._orphans.alive(at, self.now_us):
-            if at != 1 or block.ranked & _TWICE != _TWICE:
-                cost = 1 if flat else cost_below(self.context, block.meta.depth + 1, at)
-                yield eviction_key(value, cost), block
 
     def _counts(self, block: Block, at: int) -> bool:
         """Whether a victim is looked for among agents: what lies on the device too was named before."""

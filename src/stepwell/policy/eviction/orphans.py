@@ -18,8 +18,11 @@ from heapq import merge
 from typing import Final
 
 from stepwell.policy.block_index import Block
+from stepwell.policy.eviction.base import EvictionContext
+from stepwell.policy.eviction.falling import cost_below, is_flat
 from stepwell.policy.eviction.forecast import STRANGER, Forecaster, Left, Watch
 from stepwell.policy.eviction.gaps import TIME_EDGES_US, bin_of
+from stepwell.policy.eviction.value import eviction_key
 from stepwell.policy.types import BlockId, KvTier
 
 KV_TIERS: Final = (KvTier.DEVICE, KvTier.HOST, KvTier.DISK)
@@ -27,6 +30,7 @@ _GROWN_USES: Final = 2
 """A turn uses a block when it begins with it and when it leaves: above this, one has gone on from it."""
 _MOST_WATCHED: Final = 4_096
 _LOOKED_AT_PER_STEP: Final = 4
+_TWICE: Final = 0b11  # ranked on the device and on the host
 
 
 _WORTHS: Final = tuple([STRANGER.worth(k, TIME_EDGES_US) for k in range(len(TIME_EDGES_US))])
@@ -215,6 +219,14 @@ class Orphans:
             return
         for value, _, block in merge(*(self._valued(order.values(), now_us) for order in (left, strangers))):
             yield value, block
+
+    def ranked(self, context: EvictionContext, at: int) -> Iterator[tuple[int, Block]]:
+        """``alive`` with their places in the ranking, but on the host those that the device has as well."""
+        flat = is_flat(context, at)
+        for value, block in self.alive(at, context.now_us):
+            if at != 1 or block.ranked & _TWICE != _TWICE:
+                cost = 1 if flat else cost_below(context, block.meta.depth + 1, at)
+                yield eviction_key(value, cost), block
 
     def _valued(self, blocks: Iterable[Block], now_us: int) -> Iterator[tuple[int, BlockId, Block]]:
         for block in blocks:
