@@ -473,7 +473,7 @@ class Admission:
         turn.computed, turn.opened_at = cached, turn.total
         turn.tail = b""  # what is there now has no name of its own before the first step
         turn.from_disk = {}
-        turn.planned, turn.planned_at_us, turn.fetching = None, 0, []
+        turn.walked, turn.planned, turn.planned_at_us, turn.fetching = [], None, 0, []
         turn.resume = None
         turn.path = blocks_of(path)
         if path and path[-1].n_tokens < self.config.block_tokens:

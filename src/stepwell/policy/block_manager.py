@@ -70,7 +70,7 @@ class BlockManager:
         )
         self.clean_bytes = 0
         """Of the bytes on the host: those that lie on the device or the disk as well."""
-        self._clean: dict[BlockId, Block] = {}  # those blocks, in the order in which they got their copy
+        self._clean: dict[Block, None] = {}  # those blocks, in the order in which they got their copy
         self.written_bytes = 0
         self.useful_read_bytes = 0
         """Read from disk, for a turn or ahead of one, and then used by one."""
@@ -274,7 +274,7 @@ class BlockManager:
 
     def _host_victim(self, leaving: Mapping[BlockId, Block]) -> Block | None:
         """The next block to leave the host beside those that do."""
-        idle, clean = self.idle(HOST), self._clean.values()
+        idle, clean = self.idle(HOST), iter(self._clean)
         if not leaving:
             spare = self.eviction.spare_on_host()
             return self.eviction.host_victim(idle, clean) if spare is None else spare
@@ -426,9 +426,9 @@ class BlockManager:
         """``recount`` of a block that is known to be one."""
         self.clean_bytes += step * block.meta.size_bytes
         if step > 0:
-            self._clean[block.id] = block
+            self._clean[block] = None
         else:
-            del self._clean[block.id]
+            del self._clean[block]
 
     def forget(self, block: Block) -> None:
         """Drop every copy: a longer block has taken this one's place."""

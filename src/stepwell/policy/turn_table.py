@@ -222,7 +222,7 @@ class TurnTable:
 
     def stored_path(self, turn: Turn) -> list[Match]:
         """What is stored of the turn's tokens; at least the last one must be computed for logits."""
-        path = self.block_manager.index.walk(turn.units, turn.total - 1, turn.planned or ())
+        path = turn.walked = self.block_manager.index.walk(turn.units, turn.total - 1, turn.walked)
         turn.stored_tokens = len(path) * self.config.block_tokens
         resumed = self.block_manager.index.get(turn.resume) if turn.resume else None
         if resumed is not None and self._continues(path, resumed, turn):

@@ -114,6 +114,8 @@ class Turn:
     """Prompt blocks that this turn is computing now; other turns that need them wait."""
     claimed: list[Block] = field(default_factory=list)
     """Blocks it waits for or is about to load."""
+    walked: list[Match] = field(default_factory=list)
+    """While it waits: what was stored of it when that was looked up last."""
     planned: list[Match] | None = None
     """While it waits: the stored path it would begin with, as of ``planned_at_us``; None: look again."""
     planned_at_us: int = 0
