@@ -302,3 +302,17 @@ def test_a_read_is_of_use_when_a_turn_is_admitted_with_it() -> None:
         meter.opened(Open(request, (b"used", b"other"), 128, 64, 0, 64, 0))
     assert (meter.useful_read_bytes, meter.bytes_moved["disk_host"]) == (1_000, 2_000)
     assert meter.tokens_from[KvTier.DISK] == 128 and meter.copy_in_us == 5
+
+
+@pytest.mark.parametrize(
+    ("start", "total", "again_tokens"),
+    [(6, 8, 0), (4, 8, 2), (0, 8, 6), (6, 9, 2)],
+)
+def test_the_unit_of_the_last_token_is_no_miss(start: int, total: int, again_tokens: int) -> None:
+    """It is computed for the sake of the next token, with all of it stored as well."""
+    meter, units = SimulatedMeter(MODEL, 2), [name.encode() for name in "abcd"]
+    meter.computed(units, 0, 8, 8, prefilled=True)
+    assert meter.again_tokens == 0
+    meter.computed(units, start, total, total, prefilled=True)
+    assert meter.again_tokens == again_tokens
+    assert meter.again_us == MODEL.prefill_us(start, start + again_tokens)

@@ -449,6 +449,8 @@ class Machine:
         self._tell_steps(flight)
         self._pass_to(flight.ends_us)
         for live, piece in flight.turns:
+            computed = piece.start + piece.count * flight.strides
+            self.meter.computed(live.units, piece.start, computed, live.total, prefilled=piece.count > 1)
             if piece.start + piece.count == live.total:
                 self._generate(live, flight)
         for live, piece in flight.turns:
@@ -481,7 +483,6 @@ class Machine:
     def _progress(self, live: Live, piece: Piece, stride: int) -> None:
         unit_tokens = self.scheduler.config.unit_tokens
         computed = piece.start + piece.count * stride
-        self.meter.computed(live.units, piece.start, computed, prefilled=piece.count > 1)
         known = live.total // unit_tokens
         units = tuple(live.units[live.told : known])
         live.told = max(live.told, known)

@@ -1,7 +1,8 @@
 """What one run cost: the machine tells the meter what happened, the report reads it out.
 
 *Computed again* counts tokens of prompts, in whole units, that some turn had computed before; its seconds are
-what the machine model says those tokens cost at their depth.
+what the machine model says those tokens cost at their depth. The last token that a turn knows is computed for
+the sake of the next one, wherever it is stored: its unit is never a miss.
 """
 
 from __future__ import annotations
@@ -110,8 +111,9 @@ class SimulatedMeter:
         self.prefill_tokens += prefill
         self.decode_tokens += decode
 
-    def computed(self, units: list[bytes], start: int, stop: int, *, prefilled: bool) -> None:
-        """Tokens ``[start, stop)`` of one turn were computed; ``units`` names all that it will have."""
+    def computed(self, units: list[bytes], start: int, stop: int, total: int, *, prefilled: bool) -> None:
+        """Tokens ``[start, stop)`` of one turn were computed, of ``total`` that were known; ``units`` names
+        all that it will have."""
         first, last = start // self.unit_tokens, stop // self.unit_tokens
         known = first
         while known < last and units[known] in self._seen:
@@ -120,6 +122,7 @@ class SimulatedMeter:
         if not prefilled:
             return
         self.prefill_us += self.model.prefill_us(start, stop)
+        known = min(known, (total - 1) // self.unit_tokens)
         if known > first:
             again = known * self.unit_tokens
             self.again_tokens += again - start

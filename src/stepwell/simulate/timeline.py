@@ -19,7 +19,8 @@ class Episode:
 
     units: Sequence[bytes]
     needed: int
-    """Units that were known when it opened: these must be on the device before its next token."""
+    """Units that it could have begun with when it opened: all that were known, but for that of the last
+    token, which is computed for the sake of the next one."""
     ready_us: int
     closed_us: int = 0
     held: int = 0
@@ -33,11 +34,11 @@ class Timeline:
     unit_tokens: int
     episodes: list[Episode] = field(default_factory=list)
     _open: dict[RequestId, int] = field(default_factory=dict)
-    """Units known at the opening, of turns that are not ready."""
+    """Units to begin with at the opening, of turns that are not ready."""
     _ready: dict[RequestId, Episode] = field(default_factory=dict)
 
     def opened(self, request: RequestId, known_tokens: int) -> None:
-        self._open[request] = known_tokens // self.unit_tokens
+        self._open[request] = (known_tokens - 1) // self.unit_tokens
 
     def ready(self, request: RequestId, units: Sequence[bytes], now_us: int) -> None:
         """The turn has a next token: all that was known is computed."""
