@@ -6,7 +6,6 @@ device KV, ours with KV for everybody, and with ``--peer`` llama.cpp's own serve
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
@@ -31,6 +30,7 @@ from stepwell.bench.harness import (
     require_real,
     scratch,
 )
+from stepwell.bench.scraped import scraped
 from stepwell.bench.servers import ServerArm, StartedServer, llama_server, our_server, running
 from stepwell.bench.workload import Pressure
 from stepwell.console.options import (
@@ -51,8 +51,6 @@ LIMIT_TOTAL_OF_PEER = 0.5
 FULL = Pressure()
 RESTARTED = ", restarted"
 QUICK = Pressure(agents=6, turns=2, clients=2, document_words=80, role_words=80, output_tokens=8)
-_METRIC = re.compile(r"^(stepwell_\w+?)(\{[^}]*\})? (\S+)$", re.MULTILINE)
-_SOURCE = re.compile(r'(?:source|kv_tier)="(\w+)"')
 
 
 @dataclass(slots=True)
@@ -283,14 +281,11 @@ def _model_name(http: httpx2.Client) -> str:
 
 def _metrics(http: httpx2.Client) -> dict[str, float]:
     """Our server's counters; labels other than the source are summed over."""
-    response = http.get("/metrics")
-    if response.status_code != 200:
-        raise StepwellError(f"/metrics answered {response.status_code}")
     totals: dict[str, float] = {}
-    for name, labels, value in _METRIC.findall(response.text):
-        source = _SOURCE.search(labels)
-        key = f"{name}:{source[1]}" if source else name
-        totals[key] = totals.get(key, 0.0) + float(value)
+    for one in scraped(http):
+        source = one.labels.get("source") or one.labels.get("kv_tier")
+        key = f"{one.name}:{source}" if source else one.name
+        totals[key] = totals.get(key, 0.0) + one.value
     return totals
 
 

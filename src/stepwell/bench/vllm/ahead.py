@@ -8,7 +8,6 @@ that fetches ahead of use; both begin with an empty disk.
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from rich.table import Table
 
 from stepwell.basics.quantiles import percentile
 from stepwell.bench.client import TurnSample, complete
+from stepwell.bench.scraped import scraped
 from stepwell.bench.servers import ServerArm, running
 from stepwell.bench.vllm.arms import OURS, VARIABLES, VllmPlan
 from stepwell.console.output import sheet
@@ -31,7 +31,6 @@ from stepwell.vllm.waking import VARIABLE
 
 AHEAD, ON_DEMAND = "fetched ahead of use", "read when the turn comes"
 READY_S = 900.0
-_METRIC = re.compile(r"^vllm:(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
 _TIER = "StepwellAhead"
 
 
@@ -150,14 +149,15 @@ def prompt_of(work: Returning, agent: int, turn: int) -> str:
 def _counted(http: httpx2.Client) -> dict[str, float]:
     """Prompt tokens by where they were found, and blocks that came up ahead."""
     found: dict[str, float] = {}
-    for name, labels, value in _METRIC.findall(http.get("/metrics").text):
-        if name == "prompt_tokens_cached_by_source_total":
-            for source in ("host", "disk"):
-                if f'source="{source}"' in labels:
-                    found[f"from_{source}"] = found.get(f"from_{source}", 0) + float(value)
+    for one in scraped(http):
+        name, source = one.name.removeprefix("vllm:"), one.labels.get("source")
+        if name == "prompt_tokens_cached_by_source_total" and source in ("host", "disk"):
+            kind = f"from_{source}"
         elif name.startswith("kv_offload_ahead_") and not name.endswith("_created"):
             kind = name.removeprefix("kv_offload_ahead_").removesuffix("_total").removesuffix("_blocks")
-            found[kind] = found.get(kind, 0) + float(value)
+        else:
+            continue
+        found[kind] = found.get(kind, 0) + one.value
     return found
 
 

@@ -13,6 +13,7 @@ import httpx2
 from stepwell.basics.quantiles import percentile
 from stepwell.bench.client import TurnSample
 from stepwell.bench.server.flood import FloodTarget, Neighbours, paid_turns
+from stepwell.bench.scraped import scraped
 from stepwell.bench.servers import ServerArm, free_port, running
 from stepwell.bench.vllm.arms import OURS_ROOMY, ROOMY, VARIABLES, VllmPlan, stock_command
 from stepwell.console.progress import Ticker
@@ -133,6 +134,5 @@ def _measure(target: FloodTarget, work: Neighbours, row: FloodRow) -> None:
 
 
 def _preempted(arm: ServerArm) -> float:
-    text = httpx2.get(f"{arm.base_url}/metrics", timeout=60, trust_env=False).text
-    lines = [line for line in text.split("\n") if line.startswith("vllm:num_preemptions_total")]
-    return sum(float(line.rpartition(" ")[2]) for line in lines)
+    with httpx2.Client(base_url=arm.base_url, timeout=60, trust_env=False) as http:
+        return sum(one.value for one in scraped(http) if one.name == "vllm:num_preemptions_total")
