@@ -50,7 +50,6 @@ ThreadsOption = Annotated[
     int | None,
     Parameter(
         validator=Number(gte=1),
-        show_default=False,
         help="Threads of everything that computes (default: the cores there are).",
     ),
 ]
@@ -58,7 +57,6 @@ SeedOption = Annotated[int, Parameter(validator=Number(gte=0), help="Decides all
 DirectoryOption = Annotated[
     Path | None,
     Parameter(
-        show_default=False,
         help="Where to do it: in a new directory in there, removed afterwards (default: the system's "
         "temporary directory). Name one on the disk that matters.",
     ),

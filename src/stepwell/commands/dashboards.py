@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from stepwell.console.options import flag
 from stepwell.dashboards.alerts import ALERTS
 from stepwell.dashboards.boards import BOARDS
 from stepwell.dashboards.export import write
@@ -17,9 +18,7 @@ from stepwell.errors import BadInput
 def export(
     directory: Annotated[Path, Parameter(help="The folder for all files.")],
     *,
-    json_output: Annotated[
-        bool, Parameter(name="--json", negative="", show_default=False, help="Say as JSON what was written.")
-    ] = False,
+    json_output: Annotated[bool, flag("Say as JSON what was written.", "--json")] = False,
 ) -> None:
     """Write the boards, the alerts, and a compose file that starts Prometheus and Grafana with them.
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from stepwell.commands.ledger_flags import Config, Ledger, existing
-from stepwell.console.options import ResultOption
+from stepwell.console.options import Flag, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.ledger.compaction import Compacted, compact, cutoff_us, would_compact
@@ -24,10 +24,8 @@ from stepwell.settings.file import load
 
 def compact_books(
     *,
-    keep_days: Annotated[
-        int | None, Parameter(validator=Number(gte=LEAST_KEEP_DAYS, lte=36_500), show_default=False)
-    ] = None,
-    dry_run: Annotated[bool, Parameter(name="--dry-run", negative="", show_default=False)] = False,
+    keep_days: Annotated[int | None, Parameter(validator=Number(gte=LEAST_KEEP_DAYS, lte=36_500))] = None,
+    dry_run: Flag = False,
     ledger: Ledger = None,
     config: Config = None,
     json_file: ResultOption = None,

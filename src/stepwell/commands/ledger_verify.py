@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -28,7 +26,7 @@ def verify(
     *,
     ledger: Ledger = None,
     config: Config = None,
-    recording: Annotated[tuple[Path, ...], Parameter(show_default=False, negative="")] = (),
+    recording: tuple[Path, ...] = (),
     json_file: ResultOption = None,
 ) -> int:
     """Add up every posting again and name whatever is not as it should be. Changes nothing.

@@ -25,7 +25,7 @@ from stepwell.agents.tools.workspace import WarehouseUrl
 from stepwell.basics.units import format_size, parse_duration_us, parse_size
 from stepwell.commands.library import HERE, Where, file_line, result_console
 from stepwell.commands.library_places import LibraryPlace
-from stepwell.console.options import ResultOption
+from stepwell.console.options import ResultOption, option
 from stepwell.console.output import write_json
 from stepwell.errors import BadInput, StepwellError
 from stepwell.library.documents import clean_name
@@ -60,17 +60,11 @@ def import_(
         Sequence[str],
         Parameter(
             name="--table",
-            negative="",
-            show_default=False,
             help="A table, or schema.table (repeat for more).",
         ),
     ] = (),
-    query: Annotated[
-        str, Parameter(show_default=False, help="One SELECT, in DuckDB's SQL or the warehouse's own.")
-    ] = "",
-    name: Annotated[
-        str, Parameter(show_default=False, help="What the file is called. [the table's name, or query]")
-    ] = "",
+    query: Annotated[str, option("One SELECT, in DuckDB's SQL or the warehouse's own.")] = "",
+    name: Annotated[str, option("What the file is called. [the table's name, or query]")] = "",
     max_rows: Annotated[int, Parameter(help="A longer table is refused.")] = 1_000_000,
     max_bytes: Annotated[str, Parameter(help="A larger file is refused.")] = "64MiB",
     timeout: Annotated[str, Parameter(help="For each table.")] = "10min",

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -49,7 +49,7 @@ class FlashChoice:
     """Share of pro's answers that is right."""
     flash_right: str = "0.625"
     """Share of the small product's answers that is right."""
-    profiles: Annotated[Path | None, Parameter(show_default=False)] = None
+    profiles: Path | None = None
     """Take turns, tokens and right answers from a file of 'stepwell profile compare --json'."""
 
     def as_inputs(self) -> dict[str, object]:

@@ -17,7 +17,7 @@ from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.profile import Profile
 from stepwell.commands.profile_places import PlacesWanted, ProfileServers, going_on, opened
 from stepwell.commands.profile_view import watched
-from stepwell.console.options import Flag, OptionalPositive, Positive, option, repeated
+from stepwell.console.options import Flag, OptionalPositive, Positive, option
 from stepwell.console.stopping import told_to_stop
 from stepwell.errors import BadInput
 from stepwell.fit.evaluate import SESSIONS, Evaluator, Heard, require_single
@@ -35,7 +35,7 @@ TasksOption = Annotated[
 KeyOption = Annotated[str | None, option("Its API key. [$OPENAI_API_KEY]")]
 ModelOption = Annotated[
     Sequence[str],
-    repeated("A model to try (repeat for more). [the server's; smollm2 for one of its own]"),
+    option("A model to try (repeat for more). [the server's; smollm2 for one of its own]"),
 ]
 SeedOption = Annotated[int, option("Seed of the models' choices. [0]")]
 ItemsOption = Annotated[OptionalPositive, option("At most so many items of each half. [all]")]

@@ -40,7 +40,7 @@ from stepwell.simulate.tables import cost_table, latency_table, traffic_table
 def replay(
     file: Path,
     *,
-    policy: Annotated[str | None, Parameter(show_default=False)] = None,
+    policy: str | None = None,
     hardware: ReplayMachine | None = None,
     html: Annotated[ChartsOption, Parameter(help="With --policy or --machine: write a report here.")] = None,
     json_file: ResultOption = None,

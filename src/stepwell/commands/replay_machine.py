@@ -39,7 +39,7 @@ class ReplayMachine:
 
     machine: Annotated[
         str | None,
-        Parameter(help="Play it on this part of 'stepwell catalogue hardware' too.", show_default=False),
+        Parameter(help="Play it on this part of 'stepwell catalogue hardware' too."),
     ] = None
     machine_model: Annotated[
         str, Parameter(help="With --machine: the model, of 'stepwell catalogue models'.")
@@ -52,7 +52,6 @@ class ReplayMachine:
         str | None,
         Parameter(
             help="With --machine: what a machine costs, for both. [the catalogue's rent for the machine]",
-            show_default=False,
         ),
     ] = None
     what_if: Annotated[

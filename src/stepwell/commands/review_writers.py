@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -33,7 +32,7 @@ class Writers:
     """What writes: templates alone; choose, a model orders each section's sentences and chooses a form for
     each, in both languages; write, it words them in English. It never writes a number; what does not pass
     falls back to the template."""
-    server: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
+    server: tuple[str, ...] = ()
     """Address of the crew's model, as for 'stepwell run'; without it, one is started."""
     model: str = ""
     """The model of the crew."""

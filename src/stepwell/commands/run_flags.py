@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from stepwell.commands.run_library import Attach
 from stepwell.commands.run_limits import NAMES
-from stepwell.console.options import option, repeated
+from stepwell.console.options import option
 
 LIMIT_HELP = f"A limit in place of the crew's, like turns_per_agent=24 (repeat for more): {', '.join(NAMES)}."
 WarehouseOption = Annotated[
@@ -18,13 +18,12 @@ WarehouseOption = Annotated[
     Parameter(
         env_var="STEPWELL_WAREHOUSE",
         show_env_var=True,
-        show_default=False,
         help="Tables to ask in place: postgresql://, bigquery:// or duckdb:// (repeat for more).",
     ),
 ]
 AskOption = Annotated[
     Sequence[str],
-    repeated("The question. Repeat it for more: the same agents answer them one after the other."),
+    option("The question. Repeat it for more: the same agents answer them one after the other."),
 ]
 CrewArgument = Annotated[str, option("A crew that ships, or a TOML or YAML file.")]
 FileArgument = Annotated[Path, option("A document, a table or tests that it works on (repeat for more).")]
@@ -36,7 +35,7 @@ ProfileOption = Annotated[
     str, option("The crew as it is written (pro), flash, another of its own, or a file. [pro]")
 ]
 BudgetOption = Annotated[str | None, option("USD that the session may cost, where the server says it.")]
-LimitOption = Annotated[Sequence[str], repeated(LIMIT_HELP)]
+LimitOption = Annotated[Sequence[str], option(LIMIT_HELP)]
 RunSeedOption = Annotated[int, option("Seed of the models' choices and of waits. [0]")]
 ResumeOption = Annotated[Path | None, option("Go on with this session, with the same crew and files.")]
 OutputOption = Annotated[

@@ -22,7 +22,7 @@ class RunningServer:
     server: Annotated[str, Parameter(help="The server that runs.")] = "http://127.0.0.1:8000"
     key: Annotated[
         str | None,
-        Parameter(help="An operator's API key, where there are keys. [$OPENAI_API_KEY]", show_default=False),
+        Parameter(help="An operator's API key, where there are keys. [$OPENAI_API_KEY]"),
     ] = None
 
     def get(self, path: str, **query: str) -> Any:

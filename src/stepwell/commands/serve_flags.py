@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stepwell.console.options import option
+from stepwell.console.options import flag, option
 from stepwell.settings.file import PolicySettings
 
 
@@ -23,8 +23,6 @@ class ServeFlags:
         Parameter(
             consume_multiple=True,
             help="Further names under which clients may ask for it.",
-            show_default=False,
-            negative="",
         ),
     ] = None
     device_kv_tokens: Annotated[
@@ -85,11 +83,9 @@ class ServeFlags:
     ] = None
     otel: Annotated[
         bool | None,
-        Parameter(
-            negative="",
-            show_default=False,
-            help="Send spans and metrics by OpenTelemetry to where the OTEL_* variables say; one that names "
-            "an exporter or an endpoint is enough without this flag.",
+        flag(
+            "Send spans and metrics by OpenTelemetry to where the OTEL_* variables say; one that names "
+            "an exporter or an endpoint is enough without this flag."
         ),
     ] = None
     vllm_args: Annotated[
@@ -97,7 +93,6 @@ class ServeFlags:
         Parameter(
             allow_leading_hyphen=True,
             help="Further flags of vLLM's own server, in one word: '--max-num-seqs 16 --enforce-eager'.",
-            show_default=False,
         ),
     ] = None
 

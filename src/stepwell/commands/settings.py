@@ -10,16 +10,15 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from stepwell.commands.settings_reference import Setting, all_settings, markdown
+from stepwell.console.options import flag
 from stepwell.errors import BadInput
 
 
 def settings(
     about: Annotated[str, Parameter(help="Only those whose name or meaning contains this.")] = "",
     *,
-    markdown_out: Annotated[
-        bool, Parameter(name="--markdown", negative="", help="All of them as docs/settings.md has them.")
-    ] = False,
-    json_out: Annotated[bool, Parameter(name="--json", negative="", help="As JSON.")] = False,
+    markdown_out: Annotated[bool, flag("All of them as docs/settings.md has them.", "--markdown")] = False,
+    json_out: Annotated[bool, flag("As JSON.", "--json")] = False,
 ) -> int:
     """List the settings of 'stepwell serve': type, default, since which version, and meaning.
 

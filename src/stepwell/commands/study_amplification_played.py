@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -20,6 +19,7 @@ from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import percent
 from stepwell.commands.plan_output import progress
 from stepwell.commands.study_ssd import PRICES, StudyRun, played_run, selective, tell_run
+from stepwell.console.options import Flag
 from stepwell.economics.list_prices import MILLION, ListPrice
 from stepwell.errors import BadInput
 from stepwell.launch.modelled_fleet import Built, Hardware, build
@@ -39,7 +39,7 @@ _SPARE = 1.3
 class PlayedLoad:
     """What is offered to the replica."""
 
-    simulated: Annotated[bool, Parameter(negative="")] = False
+    simulated: Flag = False
     """Simulate a replica as well: it is offered the sessions of each multiple and paid for those of one."""
     sessions: str = "agentic"
     """With --simulated: agentic (from $STEPWELL_TRACES), generated, or a file of sessions."""

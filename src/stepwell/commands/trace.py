@@ -16,7 +16,7 @@ from stepwell.basics.units import counted
 from stepwell.commands.run_view import brief, usd
 from stepwell.commands.trace_otlp import send
 from stepwell.console.fitting import UNBOUNDED
-from stepwell.console.options import ResultOption, writable
+from stepwell.console.options import ResultOption, flag, option, writable
 from stepwell.console.output import report_console, write_json
 from stepwell.errors import BadInput
 from stepwell.telemetry.redaction import redacted
@@ -28,29 +28,20 @@ def trace(
     file: Annotated[Path, Parameter(help="What 'stepwell run --trace FILE' wrote.")],
     /,
     *,
-    text: Annotated[
-        bool,
-        Parameter(help="Show prompts, answers and results of tools whole.", negative="", show_default=False),
-    ] = False,
+    text: Annotated[bool, flag("Show prompts, answers and results of tools whole.")] = False,
     perfetto_file: Annotated[
         Path | None,
         Parameter(
             name="--perfetto",
             validator=writable,
             help="Write it here for ui.perfetto.dev and chrome://tracing.",
-            show_default=False,
         ),
     ] = None,
     otlp: Annotated[
         str | None,
-        Parameter(
-            help="Send it as spans to this OTLP endpoint over HTTP, or to Langfuse.", show_default=False
-        ),
+        option("Send it as spans to this OTLP endpoint over HTTP, or to Langfuse."),
     ] = None,
-    otlp_header: Annotated[
-        tuple[str, ...],
-        Parameter(help="A header for --otlp, as NAME=VALUE (repeat).", negative="", show_default=False),
-    ] = (),
+    otlp_header: Annotated[tuple[str, ...], option("A header for --otlp, as NAME=VALUE (repeat).")] = (),
     json_file: ResultOption = None,
 ) -> int:
     """A session step by step: which agent asked which, when, for how long, at what cost.

@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 from cyclopts import Parameter
 
 from stepwell.basics.units import format_size, parse_size
+from stepwell.console.options import Flag
 from stepwell.console.progress import ticker
 from stepwell.engines.models import resolve_model
 from stepwell.errors import BadInput
@@ -42,7 +43,7 @@ def serve(
     objects: str = "",
     objects_kv: str = "100GiB",
     config: Path | None = None,
-    dry: Annotated[bool, Parameter(negative="")] = False,
+    dry: Flag = False,
 ) -> int:
     """Run vLLM's own server with Stepwell's host policy, disk tier, scheduler and owners. No fork of vLLM.
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from stepwell.commands.running_server import RunningServer
+from stepwell.console.options import flag
 from stepwell.errors import BadInput
 from stepwell.loop.explainer import Explainer
 from stepwell.policy.scheduler import Scheduler
@@ -50,9 +51,9 @@ def why(
     server: RunningServer = LOCAL,
     recording: Annotated[
         Path | None,
-        Parameter(help="Ask a recording of 'serve --record', not a server.", show_default=False),
+        Parameter(help="Ask a recording of 'serve --record', not a server."),
     ] = None,
-    json_out: Annotated[bool, Parameter(name="--json", negative="", help="The answer as JSON.")] = False,
+    json_out: Annotated[bool, flag("The answer as JSON.", "--json")] = False,
 ) -> int:
     """Say where the time of a request went: behind what it queued and by which rule, what was fetched from
     where, and what preempted it. Each millisecond has one cause, and they add up to the whole.

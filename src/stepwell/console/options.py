@@ -97,16 +97,16 @@ QuickOption = Annotated[
     Parameter(
         name="--quick",
         negative="",
-        show_default=False,
         help="A small version of the same measurement, for a first look.",
     ),
 ]
 
 Positive = Annotated[int, Parameter(validator=Number(gte=1))]
 NotNegative = Annotated[int, Parameter(validator=Number(gte=0))]
-OptionalPositive = Annotated[int | None, Parameter(validator=Number(gte=1), show_default=False)]
+OptionalPositive = Annotated[int | None, Parameter(validator=Number(gte=1))]
 """None: the default that the command's help names."""
-Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+Flag = Annotated[bool, Parameter(negative="")]
+"""On or off where it is off unless given: there is no ``--no-...``."""
 
 
 def option(text: str) -> Parameter:
@@ -114,9 +114,9 @@ def option(text: str) -> Parameter:
     return Parameter(help=text, show_default=False)
 
 
-def repeated(text: str) -> Parameter:
-    """Likewise of a flag that may be given several times."""
-    return Parameter(help=text, show_default=False, negative="")
+def flag(text: str, name: str | None = None) -> Parameter:
+    """The help of a ``Flag``. ``name``: where the parameter's own would not do."""
+    return Parameter(name=name, help=text, negative="")
 
 
 def size_bytes(flag: str, text: str) -> int:

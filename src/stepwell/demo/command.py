@@ -19,7 +19,7 @@ from stepwell import __version__
 from stepwell.agents.crews.files import find_crew
 from stepwell.agents.passages import reader_of
 from stepwell.basics.this_machine import machine
-from stepwell.console.options import no_option, require_writable
+from stepwell.console.options import Flag, no_option, require_writable
 from stepwell.console.report import versions
 from stepwell.console.stopping import told_to_stop
 from stepwell.demo import figures as fig
@@ -61,7 +61,7 @@ PROVISIONAL_DEVICE_TOKENS = 8_192
 class Options:
     """The command line, but for the document."""
 
-    questions: Annotated[tuple[str, ...], Parameter(name="--ask", negative=(), show_default=False)] = ()
+    questions: Annotated[tuple[str, ...], Parameter(name="--ask")] = ()
     """A question of your own. Give it up to three times: one per customer."""
     model: str = "smollm2"
     """smollm2, or the path of a GGUF file of a model that follows instructions."""
@@ -69,7 +69,7 @@ class Options:
     """Write all figures here."""
     html: Path = Path("stepwell-demo.html")
     """Write the page with the picture here."""
-    quick: Annotated[bool, Parameter(negative=())] = False
+    quick: Flag = False
     """Two questions per customer in place of three, for a first look."""
     compare: bool = True
     """Run the job again with KV tiers switched off."""

@@ -33,9 +33,7 @@ LEAST_DEVICE_KV_TOKENS = 2_048
 ServerOption = Annotated[
     Sequence[str],
     Parameter(
-        help="An OpenAI-compatible server, or MODEL=URL for one model (repeat). [its own, one per model]",
-        show_default=False,
-        negative="",
+        help="An OpenAI-compatible server, or MODEL=URL for one model (repeat). [its own, one per model]"
     ),
 ]
 _BEFORE_URL = re.compile(r"=(?=https?://.)", re.DOTALL)

@@ -34,7 +34,7 @@ BETWEEN_S, QUICK_BETWEEN_S = 4.0, 0.4
 QUICK_ON_POSTGRES = ("kill", "PostgreSQL restart")
 """What a quick run does beside the faults that it has tried on SQLite."""
 
-Minutes = Annotated[float | None, Parameter(validator=Number(gt=0, lte=1_440), show_default=False)]
+Minutes = Annotated[float | None, Parameter(validator=Number(gt=0, lte=1_440))]
 BooksIn = Literal["both", "sqlite", "postgres"]
 
 WRONG = {
@@ -95,7 +95,7 @@ def main(
     seed: NotNegative = 1,
     engine: Literal["null", "llamacpp"] = "null",
     books: BooksIn = "both",
-    faults: Annotated[list[str] | None, Parameter(negative="", show_default=False)] = None,
+    faults: list[str] | None = None,
     directory: DirectoryOption = None,
 ) -> None:
     """Kill, freeze and starve a server under load: is anything lost, wrong, or charged twice?

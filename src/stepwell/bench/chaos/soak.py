@@ -37,7 +37,7 @@ requests, agents, and the largest, charges that may still be corrected (some 15 
 LOOK_S = 0.25
 SCRIPTS = 64
 """Different conversations: more KV than the disk may hold."""
-Minutes = Annotated[float | None, Parameter(validator=Number(gte=0.1, lte=10_080), show_default=False)]
+Minutes = Annotated[float | None, Parameter(validator=Number(gte=0.1, lte=10_080))]
 
 LIMITS: dict[str, tuple[str, float, str]] = {
     "memory_bytes": ("growth of memory, surely", 8 * 2**20, " bytes an hour"),

@@ -52,10 +52,10 @@ KILLS = {
 def main(
     run: BenchRun,
     *,
-    agents: Annotated[int | None, Parameter(validator=Number(gte=8), show_default=False)] = None,
+    agents: Annotated[int | None, Parameter(validator=Number(gte=8))] = None,
     concurrent: Positive = 50,
     rounds: OptionalPositive = None,
-    kills: Annotated[int | None, Parameter(validator=Number(gte=0), show_default=False)] = None,
+    kills: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     seed: SeedOption = 1,
 ) -> None:
     """Measure what the runtime of crews takes for a turn with hundreds of agents, then kill it.

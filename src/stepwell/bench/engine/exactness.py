@@ -45,17 +45,15 @@ COLUMNS = {
 def main(
     run: BenchRun,
     *,
-    model: Annotated[str | None, Parameter(show_default=False)] = None,
+    model: str | None = None,
     turns: OptionalPositive = None,
     seed: SeedOption = 20261122,
     device_kv_tokens: Annotated[int, Parameter(validator=Number(gte=1024))] = 6144,
     threads: ThreadsOption = None,
     restart: bool = True,
     control: bool = True,
-    zoo: Annotated[
-        list[str] | None, Parameter(consume_multiple=True, negative="", show_default=False)
-    ] = None,
-    page: Annotated[Path | None, Parameter(show_default=False)] = None,
+    zoo: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    page: Path | None = None,
 ) -> None:
     """Check that demotion to host and disk changes no token and no bit of a logit.
 

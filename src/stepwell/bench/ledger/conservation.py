@@ -17,9 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import Parameter
 from rich.table import Table
 
 from stepwell.bench.child import Child
@@ -134,10 +133,10 @@ def main(
     run: BenchRun,
     *,
     engine: Literal["null", "llamacpp"] = "null",
-    minutes: Annotated[float | None, Parameter(show_default=False)] = None,
+    minutes: float | None = None,
     model: RealModelOption = "smollm2",
     seed: int = 1,
-    keep: Annotated[Path | None, Parameter(show_default=False)] = None,
+    keep: Path | None = None,
 ) -> None:
     """Run a mixed load, kill the server, go on, and compare its books with what the machine gave.
 

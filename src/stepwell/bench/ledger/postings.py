@@ -101,7 +101,7 @@ def main(
     rounds: Positive = ROUNDS,
     postings: Positive = POSTINGS,
     postgres: str | None = None,
-    directory: Annotated[Path | None, Parameter(name=["--dir"], show_default=False)] = None,
+    directory: Annotated[Path | None, Parameter(name=["--dir"])] = None,
 ) -> None:
     """Measure how many postings a second the ledger writes, one transaction for each engine step.
 

@@ -79,7 +79,7 @@ class ComparedSetting:
 class ComparedGrid:
     """What is compared: every trace in every room, under every policy, with several seeds."""
 
-    traces: Annotated[Path | None, Parameter(show_default=False)] = None
+    traces: Path | None = None
     """The directory with the trace files (default: $STEPWELL_TRACES)."""
     trace: str = "agentic,mini-swe,magentic-one,inference-perf,conversation,synthetic"
     """Which traces, with commas: agentic, mini-swe, magentic-one, inference-perf, conversation, synthetic;

@@ -10,10 +10,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import httpx2
-from cyclopts import Parameter
 
 from stepwell.basics.this_machine import usable_cores
 from stepwell.bench.clocks import process_cpu_ns
@@ -58,7 +57,7 @@ def main(
     run: BenchRun,
     *,
     engine: Literal["llamacpp", "null"] = "llamacpp",
-    only: Annotated[list[str] | None, Parameter(negative="", show_default=False)] = None,
+    only: list[str] | None = None,
 ) -> None:
     """How long does /health wait while one request does its worst?
 

@@ -101,7 +101,7 @@ class ArmResult(ClientsFigures):
 class PressureFlags:
     """The servers that are measured, but for their model."""
 
-    device_kv_tokens: Annotated[str | None, Parameter(show_default=False)] = None
+    device_kv_tokens: str | None = None
     """Sizes of device KV to try, comma separated (default 8192,4096,2048)."""
     everybody_tokens: OptionalPositive = None
     """Device KV of the runs that have enough (default 65536)."""
@@ -122,7 +122,7 @@ class PressureFlags:
     rounds: Positive = 1
     """Repeat everything, in turned order; medians are quoted."""
     threads: ThreadsOption = None
-    checkpoint_growth: Annotated[int | None, Parameter(validator=Number(gte=0), show_default=False)] = None
+    checkpoint_growth: Annotated[int | None, Parameter(validator=Number(gte=0))] = None
     """Setting of our servers, for models with a running state: 0 keeps it in every block."""
 
     def workload(self, *, quick: bool) -> Pressure:

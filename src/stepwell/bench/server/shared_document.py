@@ -100,7 +100,7 @@ def main(
     *,
     model: ModelOption = "smollm2",
     agents: Positive = 10,
-    words: Annotated[int | None, Parameter(validator=Number(gte=100), show_default=False)] = None,
+    words: Annotated[int | None, Parameter(validator=Number(gte=100))] = None,
     threads: ThreadsOption = None,
     seed: SeedOption = 1,
 ) -> None:

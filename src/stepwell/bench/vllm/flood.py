@@ -12,8 +12,8 @@ import httpx2
 
 from stepwell.basics.quantiles import percentile
 from stepwell.bench.client import TurnSample
-from stepwell.bench.server.flood import FloodTarget, Neighbours, paid_turns
 from stepwell.bench.scraped import scraped
+from stepwell.bench.server.flood import FloodTarget, Neighbours, paid_turns
 from stepwell.bench.servers import ServerArm, free_port, running
 from stepwell.bench.vllm.arms import OURS_ROOMY, ROOMY, VARIABLES, VllmPlan, stock_command
 from stepwell.console.progress import Ticker

@@ -11,10 +11,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import httpx2
-from cyclopts import Parameter
 from rich.table import Table
 
 from stepwell.bench.client import ClientsFigures, TurnSample, complete, run_clients, warm_up
@@ -99,7 +98,7 @@ def main(
     *,
     model: Path,
     part: Part = "all",
-    arms: Annotated[str | None, Parameter(show_default=False)] = None,
+    arms: str | None = None,
     everybody_tokens: OptionalPositive = None,
     host_kv: str = "2GiB",
     disk_kv: str = "4GiB",
