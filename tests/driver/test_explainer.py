@@ -100,7 +100,7 @@ def causes_of(stories: list[Story]) -> dict[int, tuple[tuple[str, object, str], 
     """As far as a recording knows it: not what came before the loop heard of a request, nor after its end. A
     story that is longer than what is kept one by one begins elsewhere in each."""
     return {
-        one.who.request: tuple(
+        one.names.request: tuple(
             (span.cause, None if span.behind is None else span.behind.request, span.rule)
             for span in one.spans
             if span.cause in WAITING and span.cause != "arrival"

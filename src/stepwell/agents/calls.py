@@ -1,4 +1,4 @@
-"""Calls of tools as they stand in a conversation: who asked for what, what came of it, and what is a repeat.
+"""Calls of tools as they stand in a conversation: what was asked for, what came of it, and what is a repeat.
 
 Small models make the same call for ever. A call that was made before is answered from its first result, and
 a second turn of nothing but repeats leads to the agent's last turn, in which it can only answer. All of it is

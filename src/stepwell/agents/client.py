@@ -1,4 +1,4 @@
-"""Chat completions of any OpenAI-compatible server, with who is calling and what comes next.
+"""Chat completions of any OpenAI-compatible server, with the caller and what comes next.
 
 Full queues and lost connections are waited for; a spent budget pauses the session; what the server
 refuses ends the agent with the server's own sentence. A server that knows no hints is asked once.

@@ -1,4 +1,4 @@
-"""Rounds of turns for the exactness benchmark: who calls, with how much that is new.
+"""Rounds of turns for the exactness benchmark: which agent calls, with how much that is new.
 
 Made from a seed alone, so that two runs that must agree are asked for exactly the same.
 """

@@ -143,7 +143,7 @@ def _usage(counts: Counts) -> list[str]:
 
 
 def show_margin(console: Console, found: Margin, title: str, limit: int) -> None:
-    """Earnings, costs by resource, and who displaced whom."""
+    """Earnings, costs by resource, and which agents displaced which."""
     lines, left_out = found.lines[:limit], max(0, len(found.lines) - limit)
     _earnings(found, lines, title).show(console, left_out)
     _costs(found, lines).show(console, left_out)

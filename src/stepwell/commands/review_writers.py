@@ -1,4 +1,4 @@
-"""Who writes a review: templates alone, or a crew on a model, for ``stepwell review write``."""
+"""What writes a review: templates alone, or a crew on a model, for ``stepwell review write``."""
 
 from __future__ import annotations
 

@@ -107,14 +107,14 @@ def lines(story: Mapping[str, Any]) -> Iterator[str]:
     sums = ", ".join(f"{name} {ms:,.1f}" for name, ms in story["causes_ms"].items())
     yield f"  sums in ms: {sums}"
     if story["preemptions"]:
-        by = ", ".join(dict.fromkeys(name_of(who) for who in story["preempted_by"])) or "others"
+        by = ", ".join(dict.fromkeys(name_of(one) for one in story["preempted_by"])) or "others"
         yield f"  preempted {story['preemptions']} times, by {by}"
 
 
-def name_of(who: Mapping[str, Any]) -> str:
-    request = who.get("request_id") or f"request {who['request']}"
-    agent = f" of agent {who['agent']}" if who["agent"] else ""
-    return f"{request}{agent} ({who['tenant']}, {who['service_tier']})"
+def name_of(one: Mapping[str, Any]) -> str:
+    request = one.get("request_id") or f"request {one['request']}"
+    agent = f" of agent {one['agent']}" if one["agent"] else ""
+    return f"{request}{agent} ({one['tenant']}, {one['service_tier']})"
 
 
 def _sentence(span: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A report of measurements: who measured (machine, versions, command), what came out, and the verdicts.
+"""A report of measurements: what measured (machine, versions, command), what came out, and the verdicts.
 
 It is printed as tables with one verdict line per target, and written with ``--json`` in one shape for all,
 raw samples included, so that other figures can be computed from it.

@@ -94,8 +94,8 @@ def other_models(crew: Crew, profile: Profile, models: Sequence[str], role: str 
     for model in models:
         if now != [model]:
             changed = with_setting(profile, role, model=model) if role else _all_on(profile, model)
-            who = f"the {role}" if role else "all"
-            yield Change(f"the model of {who}", f"{model} instead of {', '.join(now)}", changed)
+            whose = f"the {role}" if role else "all"
+            yield Change(f"the model of {whose}", f"{model} instead of {', '.join(now)}", changed)
 
 
 def _all_on(profile: Profile, model: str) -> Profile:

@@ -26,7 +26,7 @@ MAX_TURNS = 1_000_000
 """Remembered in one file; the oldest go first."""
 MAX_CONNECTIONS = 256
 NOT_ASKED_FOR = frozenset({"agent_hint", "metadata", "user", "prompt_cache_key", "store"})
-"""Fields of a request that change nothing in its answer: who calls, and what comes next."""
+"""Fields of a request that change nothing in its answer: the caller, and what comes next."""
 _TABLE = "CREATE TABLE turns(key TEXT PRIMARY KEY, reply TEXT NOT NULL) STRICT;"
 
 

@@ -1,4 +1,4 @@
-"""One or two lines that make other packages' agents tell Stepwell who is calling and what comes next.
+"""One or two lines that make other packages' agents tell Stepwell the caller and what comes next.
 
 Each module here needs the package it is named after and nothing else of Stepwell; docs/integrations.md
 shows them.

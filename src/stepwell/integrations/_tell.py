@@ -1,4 +1,4 @@
-"""What every integration shares: who is calling, what tools took before, and telling the server.
+"""What every integration shares: the caller, what tools took before, and telling the server.
 
 Hints go out from one background thread, the newest of each agent only, so that the program that gives
 them waits for nothing: they are dropped where the server is away or knows none, and a turn that begins
@@ -88,9 +88,9 @@ def caller(
 ) -> SessionAgent:
     """The agent ``name`` whose context is called ``own``: the root of a session of that name, or a child.
 
-    ``above``: in whose tool it runs, ``by``: who handed over to it. A child's id carries the end of ``own``,
-    because an agent that is called again as a tool begins anew; one whose id is ``taken`` now gets another.
-    ``nth``: which of several of that name.
+    ``above``: in whose tool it runs, ``by``: the agent that handed over to it. A child's id carries the end
+    of ``own``, because an agent that is called again as a tool begins anew; one whose id is ``taken`` now
+    gets another. ``nth``: which of several of that name.
     """
     above = above or WITHIN.get()
     giver = by or above

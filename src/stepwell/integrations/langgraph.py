@@ -18,7 +18,7 @@ class Stepwell(GraphCallbackHandler):
     def __init__(self, base_url: str | None = None, api_key: str | None = None, end: str = "done") -> None:
         self.teller, self.run_inline = Teller(base_url, api_key, end), True
         self._ways: dict[Any, list[tuple[Any, str | None]]] = {}  # every run and those around it: id, name
-        self._last: dict[Any, SessionAgent] = {}  # by run: who called last in it
+        self._last: dict[Any, SessionAgent] = {}  # by run: the agent that called last in it
 
     def on_chain_start(self, serialized: Any, given: Any, /, *, run_id: Any, **more: Any) -> None:  # type: ignore[override]
         name = None if "tool_call_id" in more else str(more.get("name"))

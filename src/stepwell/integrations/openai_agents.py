@@ -18,7 +18,7 @@ class StepwellTracing(TracingProcessor):
     def __init__(self, base_url: str | None = None, api_key: str | None = None, end: str = "done") -> None:
         self.teller = Teller(base_url, api_key, end)
         self._acts: dict[str, tuple[SessionAgent, str]] = {}  # by open span: which agent, in which run
-        self._gave: dict[str, list[SessionAgent]] = {}  # by run: who handed over
+        self._gave: dict[str, list[SessionAgent]] = {}  # by run: the agents that handed over
         self._undo: dict[str, Any] = {}
 
     def on_span_start(self, span: Span[Any]) -> None:

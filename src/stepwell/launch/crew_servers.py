@@ -93,7 +93,7 @@ class Given:
         """The model of roles that name none: the only one, as far as one knows before asking a server."""
         return next(iter(self.named)) if len(self.named) == 1 and not self.rest else ""
 
-    def address(self, model: str, who: str) -> Addressed:
+    def address(self, model: str, asking: str) -> Addressed:
         """Where a model is. Raises ``BadInput`` where no server was given for it."""
         if model in self.named:
             return Addressed(model, self.named[model], own=True)
@@ -102,10 +102,11 @@ class Given:
         there = ", ".join(self.named)
         if not model:
             raise BadInput(
-                f"{who} names no model, and --server gives several: say which, as in --model NAME, of {there}"
+                f"{asking} names no model, and --server gives several: "
+                f"say which, as in --model NAME, of {there}"
             )
         raise BadInput(
-            f"{who} asks for the model {model!r}, which no server has: there is {there}; "
+            f"{asking} asks for the model {model!r}, which no server has: there is {there}; "
             f"give one more, as in --server {model}=URL"
         )
 
@@ -155,7 +156,7 @@ def addresses(
     """The server of every model; those of our own run for the time of the block, all with ``library``.
     Raises ``BadInput``."""
     if given:
-        yield [given.address(model, who) for model, who in models.items()]
+        yield [given.address(model, asking) for model, asking in models.items()]
         return
     own = own_settings(models)
     notes = [_shares(own)] if len(own) > 1 else []
@@ -189,10 +190,10 @@ def own_settings(models: Models) -> dict[str, Settings]:
     if len(models) > MAX_MODELS:
         raise BadInput(f"{len(models)} models are asked for: at most {MAX_MODELS} run at once")
     made = {}
-    for model, who in models.items():
+    for model, asking in models.items():
         own = _settings_of(model)
         if own.engine.kind == "llamacpp":
-            _require_model(own.engine.model, who)
+            _require_model(own.engine.model, asking)
         made[model] = _share(own, len(models))
     return made
 
@@ -206,11 +207,11 @@ def _settings_of(model: str) -> Settings:
     return replace(load(flags={"engine.model": model}), models=())
 
 
-def _require_model(model: str, who: str) -> None:
+def _require_model(model: str, asking: str) -> None:
     try:
         resolve_model(model)
     except BadInput as error:
-        raise BadInput(f"{who}: {error}") from error
+        raise BadInput(f"{asking}: {error}") from error
 
 
 def _share(own: Settings, count: int) -> Settings:

@@ -34,7 +34,7 @@ from stepwell.server.run import require_keys_beyond_loopback
 from stepwell.server.run import serve as run_server
 from stepwell.server.telemetry.otel import Telemetry, telemetry_of
 from stepwell.settings.file import BatchSettings, KvSettings, LibrarySettings, Settings
-from stepwell.settings.keys import key_ring
+from stepwell.settings.keys import key_ring, keys_line
 from stepwell.telemetry.redaction import redacted
 
 AGENT_TOKENS = 1_000
@@ -241,8 +241,7 @@ def welcome_one(node: Node, keys: KeyRing, url: str) -> None:
         say("  " + line)
     if node.ledger is not None:
         say(f"  ledger  {node.settings.ledger.path}: 'stepwell ledger margin' says what each costs")
-    who = "API keys required" if keys.required else "no API keys: this machine only, one tenant"
-    say(f"  {who}. Ctrl-C stops.")
+    say(f"  {keys_line(keys)}. Ctrl-C stops.")
 
 
 def welcome_several(node: ModelsNode, keys: KeyRing, url: str) -> None:
@@ -261,8 +260,7 @@ def welcome_several(node: ModelsNode, keys: KeyRing, url: str) -> None:
     say(f"  shared  {format_size(kv.host_kv)} of host memory, {format_size(kv.disk_kv)} of disk")
     if node.ledgers:
         say(f"  ledger  {node.settings.ledger.path}: 'stepwell ledger margin' says what each costs")
-    who = "API keys required" if keys.required else "no API keys: this machine only, one tenant"
-    say(f"  {who}. Ctrl-C stops.")
+    say(f"  {keys_line(keys)}. Ctrl-C stops.")
 
 
 def capacity_lines(node: Node) -> Iterator[str]:

@@ -27,7 +27,7 @@ from stepwell.server.callers.key_reload import KeyReload
 from stepwell.server.callers.keys import KeyRing
 from stepwell.server.run import GracefulServer, base_url, listen
 from stepwell.settings.file import Settings
-from stepwell.settings.keys import key_ring
+from stepwell.settings.keys import key_ring, keys_line
 from stepwell.vllm.app import VllmApp
 from stepwell.vllm.books import EngineBooks
 from stepwell.vllm.child import EngineProcess
@@ -189,5 +189,4 @@ def _welcome(say: Callable[[str], None], name: str, url: str, settings: Settings
     say(f"Stepwell serves {name} at {url}/v1, computed by vLLM")
     if settings.ledger.path not in (None, NO_LEDGER):
         say(f"  ledger  {settings.ledger.path}: 'stepwell ledger margin' says what each costs")
-    who = "API keys required" if keys.required else "no API keys: this machine only, one tenant"
-    say(f"  {who}. Ctrl-C stops.")
+    say(f"  {keys_line(keys)}. Ctrl-C stops.")

@@ -167,12 +167,12 @@ class _Hold:
     microusd: int
 
 
-def names_of(who: Caller | Account) -> tuple[BudgetName, ...]:
+def names_of(owner: Caller | Account) -> tuple[BudgetName, ...]:
     """The budgets that a request may come under, the widest first; a name that is empty has none."""
-    narrower = ((Scope.KEY, who.key), (Scope.SESSION, who.session), (Scope.AGENT, who.agent))
+    narrower = ((Scope.KEY, owner.key), (Scope.SESSION, owner.session), (Scope.AGENT, owner.agent))
     return (
-        BudgetName(Scope.TENANT, who.tenant),
-        *(BudgetName(scope, who.tenant, name) for scope, name in narrower if name),
+        BudgetName(Scope.TENANT, owner.tenant),
+        *(BudgetName(scope, owner.tenant, name) for scope, name in narrower if name),
     )
 
 
@@ -239,14 +239,14 @@ class BudgetBook:
             self._beside -= 1
             return self._beside
 
-    def reserve(self, request: int, who: Caller, hold_microusd: int) -> ReservationVerdict:
+    def reserve(self, request: int, caller: Caller, hold_microusd: int) -> ReservationVerdict:
         """Hold an amount against every budget of a request, or against none when one of them has no room.
 
         ``ValueError`` when the request holds something already, or the amount is negative.
         """
         if not 0 <= hold_microusd <= MAX_AMOUNT:
             raise ValueError(f"a hold of {hold_microusd} micro-dollars is out of bounds")
-        names = names_of(who)
+        names = names_of(caller)
         with self._lock:
             if request in self._holds:
                 raise ValueError(f"request {request} holds an amount already")
@@ -260,10 +260,10 @@ class BudgetBook:
                 self._holds[request] = _Hold(names, hold_microusd)
             return verdict
 
-    def judge(self, who: Caller, hold_microusd: int) -> ReservationVerdict:
+    def judge(self, caller: Caller, hold_microusd: int) -> ReservationVerdict:
         """What ``reserve`` would say now. Nothing is held."""
         with self._lock:
-            names = names_of(who)
+            names = names_of(caller)
             return self._judge(names, max(0, hold_microusd - self._ahead.get(names, 0)))[0]
 
     def _judge(self, names: Iterable[BudgetName], amount: int) -> tuple[ReservationVerdict, list[_Account]]:
@@ -288,10 +288,10 @@ class BudgetBook:
         """The request ended without a charge. False when it holds nothing."""
         return self._end(request, 0)
 
-    def correct(self, who: Caller | Account, delta_microusd: int) -> None:
+    def correct(self, owner: Caller | Account, delta_microusd: int) -> None:
         """A correction was posted: so much more (or less) was spent than was settled."""
         with self._lock:
-            for name in names_of(who):
+            for name in names_of(owner):
                 self._spend(name, delta_microusd)
 
     def state(
@@ -326,20 +326,20 @@ class BudgetBook:
 
     # --- leases, where budgets are shared with other nodes ------------------------------------------
 
-    def short_of(self, who: Caller, hold_microusd: int) -> tuple[BudgetName, ...]:
+    def short_of(self, caller: Caller, hold_microusd: int) -> tuple[BudgetName, ...]:
         """The budgets of a request whose leases have no room for it although they themselves may have."""
         if self.spent_here is None:
             return ()
-        names = names_of(who)
+        names = names_of(caller)
         with self._lock:
             amount = max(0, hold_microusd - self._ahead.get(names, 0))
             return tuple(
                 n for n in names if (one := self._accounts.get(n)) and one.short_of(amount, self.monotonic)
             )
 
-    def hold_ahead(self, who: Caller, hold_microusd: int) -> bool:
+    def hold_ahead(self, caller: Caller, hold_microusd: int) -> bool:
         """Hold for a request that is reserved in a moment, or not at all (False)."""
-        names = names_of(who)
+        names = names_of(caller)
         with self._lock:
             verdict, accounts = self._judge(names, hold_microusd)
             if verdict.ok:
@@ -348,9 +348,9 @@ class BudgetBook:
                 self._ahead[names] = self._ahead.get(names, 0) + hold_microusd
             return verdict.ok
 
-    def end_ahead(self, who: Caller, hold_microusd: int) -> None:
+    def end_ahead(self, caller: Caller, hold_microusd: int) -> None:
         """The request was not reserved."""
-        names = names_of(who)
+        names = names_of(caller)
         with self._lock:
             unused = min(hold_microusd, self._ahead.get(names, 0))
             self._take_ahead(names, unused)

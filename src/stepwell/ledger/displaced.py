@@ -45,7 +45,7 @@ class Displaced:
             self._winners.pop(unit, None)
 
     def spans(self, units: Sequence[bytes], action: Open, victim: Account) -> list[DisplacedSpan]:
-        """What a request that is opened has to compute again, and to whom it was lost. What an agent
+        """What a request that is opened has to compute again, and to which agent it was lost. What an agent
         took from itself does not count."""
         size = self._unit_tokens
         first = action.cached_tokens // size
@@ -62,7 +62,7 @@ class Displaced:
 
 
 def shares(spans: Iterable[DisplacedSpan], piece: Piece, part_us: int) -> list[tuple[Account, int]]:
-    """What of a piece's time went into spans, and for whom."""
+    """What of a piece's time went into spans, and for which agent."""
     found = []
     for span in spans:
         tokens = min(piece.start + piece.count, span.stop) - max(piece.start, span.start)

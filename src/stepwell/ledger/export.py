@@ -57,7 +57,7 @@ def usage_sheet(store: Store, period: Period, tenant: str | None = None) -> Shee
 
     def rows() -> Iterator[Row]:
         for row, account in _usage(store, period, tenant):
-            yield [*(row[name] for name in (*KEYED, *read)), *_who(account)]
+            yield [*(row[name] for name in (*KEYED, *read)), *_owner(account)]
 
     return Sheet(columns, rows())
 
@@ -73,8 +73,8 @@ def postings_sheet(store: Store, period: Period, tenant: str | None = None) -> S
         for row in chain(_balances(store, period), _pages(store, "postings", POSTINGS_READ, period)):
             both = [known[row[side]] for side in sides]
             if any(belongs(account, tenant) for account in both):
-                who = [cell for account in both for cell in (account.kind.value, *_who(account))]
-                yield [*(row[name] for name in (*KEYED, *plain)), *who]
+                cells = [cell for account in both for cell in (account.kind.value, *_owner(account))]
+                yield [*(row[name] for name in (*KEYED, *plain)), *cells]
 
     return Sheet({**columns, **parts}, rows())
 
@@ -170,7 +170,7 @@ def timestamp(at_us: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{micros:06d}"
 
 
-def _who(account: Account) -> Sequence[str]:
+def _owner(account: Account) -> Sequence[str]:
     return account[1:]
 
 

@@ -76,8 +76,8 @@ class Sums:
             self._charge(usage)
 
     def _use(self, posting: Posting) -> None:
-        who = posting.credit
-        name = who.service_tier or (UNCLAIMED if who.kind is Kind.AGENT else who.kind.value)
+        owner = posting.credit
+        name = owner.service_tier or (UNCLAIMED if owner.kind is Kind.AGENT else owner.kind.value)
         self.used[posting.resource, name] = self.used.get((posting.resource, name), 0) + posting.amount
 
     def _charge(self, usage: Usage) -> None:

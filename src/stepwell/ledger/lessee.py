@@ -38,22 +38,22 @@ class Lessee:
         if every_s:
             self._thread.start()
 
-    def lacks(self, who: Caller, hold_microusd: int) -> bool:
+    def lacks(self, caller: Caller, hold_microusd: int) -> bool:
         """Whether the books have to be asked before a request is taken. Does not block."""
-        return bool(self._book.short_of(who, hold_microusd))
+        return bool(self._book.short_of(caller, hold_microusd))
 
-    def end_ahead(self, who: Caller, hold_microusd: int) -> None:
+    def end_ahead(self, caller: Caller, hold_microusd: int) -> None:
         """What was held ahead was not taken up."""
-        self._book.end_ahead(who, hold_microusd)
+        self._book.end_ahead(caller, hold_microusd)
 
-    def hold_ahead(self, who: Caller, hold_microusd: int) -> bool:
+    def hold_ahead(self, caller: Caller, hold_microusd: int) -> bool:
         """Enlarge the leases that a request lacks, and hold what it may come to. False: the books have no
         room for it, or do not answer; nothing is held, and the book of budgets knows why. Blocks."""
         with self._asking:
             for _ in range(TRIES if self._book.monotonic() >= self._again_at_s else 0):
-                missing = self._book.short_of(who, hold_microusd)
+                missing = self._book.short_of(caller, hold_microusd)
                 if not missing:
-                    return self._book.hold_ahead(who, hold_microusd)
+                    return self._book.hold_ahead(caller, hold_microusd)
                 if not self._enlarge(missing, hold_microusd):
                     return False
         return False

@@ -113,7 +113,7 @@ class Meter:
         self._loads: dict[BlockId, RequestId] = {}
         """Loads under way, and the request that each was made for."""
         self._movers: dict[tuple[BlockId, KvTier], list[Account]] = {}
-        """For whom each move under way was decided: a block may be gone by the time it has ended."""
+        """The accounts for which each move under way was decided: a block may be gone by its end."""
 
     @property
     def totals(self) -> dict[str, int]:

@@ -44,7 +44,7 @@ class NodeLock:
                 os.close(fd)
                 raise
             if is_there:
-                _say_who(fd)
+                _write_holder(fd)
                 return cls(path, fd)
             os.close(fd)
 
@@ -71,7 +71,7 @@ def _is_at(fd: int, path: Path) -> bool:
         return False
 
 
-def _say_who(fd: int) -> None:
+def _write_holder(fd: int) -> None:
     with contextlib.suppress(OSError):  # full: the lock holds, only the number stays untold
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

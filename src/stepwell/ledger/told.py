@@ -1,4 +1,4 @@
-"""What an engine that counts for itself says that it has done, and for whom.
+"""What an engine that counts for itself says that it has done, and for which account.
 
 Stepwell's own engines are metered step by step. An engine with a loop of its own (vLLM) tells what it has
 done since it told last, and the meter enters it: an owner's amounts to its account; what is left of a

@@ -15,7 +15,7 @@ from typing import Any
 
 from stepwell.basics.per_tier import NOTHING
 from stepwell.loop.requests import found_tokens
-from stepwell.loop.timing import DECODE, LOAD, PASSED_OVER, PREFILL, Story, Timing, Who
+from stepwell.loop.timing import DECODE, LOAD, PASSED_OVER, PREFILL, NamedRequest, Story, Timing
 from stepwell.policy.types import (
     Action,
     BlockId,
@@ -63,8 +63,10 @@ class Explainer:
         """They came with one HTTP request, whose id this is."""
         with self._lock:
             for request in requests:
-                newest = islice(reversed(self._ended), _NEWEST)
-                story = self._open.get(request) or next((s for s in newest if s.who.request == request), None)
+                story = self._open.get(request)
+                if story is None:
+                    newest = islice(reversed(self._ended), _NEWEST)
+                    story = next((one for one in newest if one.names.request == request), None)
                 if story is not None:
                     story.name = name
 
@@ -82,7 +84,7 @@ class Explainer:
                 self._taken(taken)
             for waits in plan.waits:
                 if (story := self._open.get(waits.request)) is not None:
-                    story.goes_on(waits.cause.value, now_us, self._who(waits.behind), waits.rule)
+                    story.goes_on(waits.cause.value, now_us, self._named(waits.behind), waits.rule)
             self._loading.clear()
             loads: list[BlockId] = []
             for action in plan.actions:
@@ -126,8 +128,8 @@ class Explainer:
     def _taken(self, taken: Taken) -> None:
         """The policy recognises agents that do not say their name."""
         story = self._open.get(taken.request)
-        if story is not None and not story.who.agent:
-            story.who = replace(story.who, agent=taken.caller.agent)
+        if story is not None and not story.names.agent:
+            story.names = replace(story.names, agent=taken.caller.agent)
 
     def _acted(self, action: Action, loads: list[BlockId], now_us: int) -> None:
         match action:
@@ -138,8 +140,8 @@ class Explainer:
             case Close(request, True, by):
                 if (story := self._open.get(request)) is not None:
                     story.preemptions += 1
-                    if (who := self._who(by)) is not None:
-                        story.preempted_by.append(who)
+                    if (other := self._named(by)) is not None:
+                        story.preempted_by.append(other)
                 self._waits_again(request, now_us, "preempted", by)
             case Close(request):
                 self._running.pop(request, None)
@@ -162,7 +164,7 @@ class Explainer:
     def _waits_again(self, request: RequestId, now_us: int, rule: str, by: RequestId = 0) -> None:
         self._running.pop(request, None)
         if (story := self._open.get(request)) is not None:
-            story.goes_on(WaitCause.QUEUE.value, now_us, self._who(by), rule)
+            story.goes_on(WaitCause.QUEUE.value, now_us, self._named(by), rule)
 
     def _shared(self, plan: Plan, now_us: int) -> None:
         """Which of the running requests have no part in this step."""
@@ -182,9 +184,9 @@ class Explainer:
             self._ended.append(story)
         return story
 
-    def _who(self, request: RequestId) -> Who | None:
+    def _named(self, request: RequestId) -> NamedRequest | None:
         story = self._open.get(request)
-        return None if story is None else story.who
+        return None if story is None else story.names
 
     # --- asked by the server ------------------------------------------------------------------
 
@@ -193,8 +195,8 @@ class Explainer:
         name: those under way first, then the newest that have ended."""
         with self._lock:
             stories = [*reversed(self._open.values()), *reversed(self._ended)]
-            names = {one.who.request: one.name for one in stories}
-            return [told(one, now_us, names) for one in stories if _is(one, what)][:most]
+            ids = {one.names.request: one.name for one in stories}
+            return [told(one, now_us, ids) for one in stories if _is(one, what)][:most]
 
     def all_ended(self) -> list[Story]:
         with self._lock:
@@ -202,28 +204,28 @@ class Explainer:
 
 
 def _is(story: Story, what: str) -> bool:
-    who = story.who
+    one = story.names
     return (
-        what in (story.name, who.agent, who.session, str(who.request)) or what == f"{who.tenant}:{who.agent}"
+        what in (story.name, one.agent, one.session, str(one.request)) or what == f"{one.tenant}:{one.agent}"
     )
 
 
-def told(story: Story, now_us: int, names: Mapping[RequestId, str]) -> dict[str, Any]:
-    """A story as JSON. ``names``: the HTTP ids of other requests, as far as they are remembered."""
+def told(story: Story, now_us: int, ids: Mapping[RequestId, str]) -> dict[str, Any]:
+    """A story as JSON. ``ids``: the HTTP ids of other requests, as far as they are remembered."""
 
-    def named(who: Who) -> dict[str, Any]:
-        return {"request_id": names.get(who.request, ""), **asdict(who)}
+    def named(one: NamedRequest) -> dict[str, Any]:
+        return {"request_id": ids.get(one.request, ""), **asdict(one)}
 
     timing = story.timing(now_us)
     return {
         "request_id": story.name,
-        **asdict(story.who),
+        **asdict(story.names),
         "state": story.cause if story.ended_us is None else "ended",
         "finish": story.finish,
         "prompt_tokens": story.prompt_tokens,
         "cached_tokens": (story.from_tokens or NOTHING)._asdict(),
         "preemptions": story.preemptions,
-        "preempted_by": [named(who) for who in story.preempted_by],
+        "preempted_by": [named(one) for one in story.preempted_by],
         **timing.as_json(),
         "spans": [
             {

@@ -31,7 +31,7 @@ MOST_SPANS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
+class NamedRequest:
     """A request by the names under which people know it."""
 
     request: RequestId
@@ -49,7 +49,7 @@ class Span:
     """From submit."""
     lasted_us: int
     cause: str
-    behind: Who | None = None
+    behind: NamedRequest | None = None
     rule: str = ""
 
 
@@ -90,17 +90,17 @@ class Timing:
 class Story:
     """One request from submit to its end."""
 
-    who: Who
+    names: NamedRequest
     submitted_us: int
     name: str = ""
     """The id of the HTTP request it came with."""
     cause: str = ARRIVAL
-    behind: Who | None = None
+    behind: NamedRequest | None = None
     rule: str = ""
     since_us: int = 0
     causes_us: dict[str, int] = field(default_factory=dict)
     spans: deque[Span] = field(default_factory=lambda: deque(maxlen=MOST_SPANS))
-    preempted_by: deque[Who] = field(default_factory=lambda: deque(maxlen=MOST_SPANS))
+    preempted_by: deque[NamedRequest] = field(default_factory=lambda: deque(maxlen=MOST_SPANS))
     preemptions: int = 0
     from_tokens: PerTier[int] | None = None
     """Tokens that were found when it got its first place."""
@@ -111,10 +111,11 @@ class Story:
     @classmethod
     def of(cls, arrival: RequestArrived, now_us: int) -> Story:
         caller = arrival.caller
-        who = Who(arrival.request, caller.tenant, caller.service_tier, caller.session, caller.agent)
-        return cls(who, now_us, since_us=now_us, prompt_tokens=arrival.prompt_tokens)
+        own = caller.tenant, caller.service_tier, caller.session, caller.agent
+        names = NamedRequest(arrival.request, *own)
+        return cls(names, now_us, since_us=now_us, prompt_tokens=arrival.prompt_tokens)
 
-    def goes_on(self, cause: str, now_us: int, behind: Who | None = None, rule: str = "") -> None:
+    def goes_on(self, cause: str, now_us: int, behind: NamedRequest | None = None, rule: str = "") -> None:
         """From now on its time has another cause; after its end nothing counts any more."""
         if self.ended_us is None:
             self._close_span(now_us)
@@ -138,7 +139,7 @@ class Story:
             self._add(self.cause, us, self.behind, self.rule)
         self.since_us += us
 
-    def _add(self, cause: str, us: int, behind: Who | None, rule: str) -> None:
+    def _add(self, cause: str, us: int, behind: NamedRequest | None, rule: str) -> None:
         self.causes_us[cause] = self.causes_us.get(cause, 0) + us
         last = self.spans[-1] if self.spans else None
         if last is not None and (last.cause, last.behind, last.rule) == (cause, behind, rule):

@@ -25,3 +25,8 @@ def adapter_names(settings: Settings) -> set[str]:
     models = [(called, first.adapters), *(({entry.name}, entry.adapters) for entry in settings.models)]
     names = {adapter for _, adapters in models for adapter in adapters}
     return names | {f"{model}:{one}" for called, adapters in models for model in called for one in adapters}
+
+
+def keys_line(keys: KeyRing) -> str:
+    """What a server says of its keys when it starts."""
+    return "API keys required" if keys.required else "no API keys: this machine only, one tenant"

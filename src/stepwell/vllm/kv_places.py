@@ -45,7 +45,7 @@ class KvPlaces:
         self._in_chains = 0
         self._users: dict[Key, set[AgentName]] = {}
         self._counted: dict[AgentName, dict[KvTier, int]] = {}
-        """Of agents for whom nothing has changed since."""
+        """Of agents for which nothing has changed since."""
 
     def apply(self, events: Iterable[KvEvent]) -> None:
         """In the order in which they happened."""

@@ -156,7 +156,7 @@ class PostgresWarehouse:
         return backend
 
     @contextmanager
-    def _told(self, who: str, limit_s: float) -> Iterator[None]:
+    def _told(self, what: str, limit_s: float) -> Iterator[None]:
         import psycopg
         from ibis.common.exceptions import IbisError
 
@@ -166,7 +166,7 @@ class PostgresWarehouse:
             raise WarehouseError(f"the statement was ended after {limit_s:g} s") from None
         except (psycopg.Error, IbisError) as error:
             said = without(self._options.get("password"), _said(error))
-            raise WarehouseError(f"{who}: {said}") from None
+            raise WarehouseError(f"{what}: {said}") from None
 
 
 def _disconnect(idle: list[Any]) -> None:

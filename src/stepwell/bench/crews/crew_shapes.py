@@ -56,7 +56,7 @@ class CrewSize:
 
 @dataclass(frozen=True, slots=True)
 class CrewShape:
-    """A crew and who leads it. ``inside``: the server is played in the process and takes no time."""
+    """A crew and what leads it. ``inside``: the server is played in the process and takes no time."""
 
     name: str
     what: str

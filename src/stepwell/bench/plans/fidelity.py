@@ -309,7 +309,7 @@ def _side(title: str, runs: Sequence[LiveRound], prefix: str) -> Side:
 
 
 def _is_of(session: str, prefix: str) -> bool:
-    """Sessions of who pays begin with ``paid``; agents and strangers of the flood have many names."""
+    """Sessions that are paid for begin with ``paid``; agents and strangers of the flood have many names."""
     return not prefix or session.startswith("paid") == (prefix == "paid")
 
 

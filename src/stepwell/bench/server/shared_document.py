@@ -250,8 +250,8 @@ def verdicts(found: Sequence[DocumentAttached]) -> list[Verdict]:
             target = "another tenant with the same text: prompt tokens that it found"
             made.append(Verdict(target, one.found_tokens, 0))
             continue
-        who = f"{one.agents} agents, {one.name}"
-        made.append(Verdict(f"{who}: agents that computed more of it than a block", one.computing_agents, 1))
+        work = f"{one.agents} agents, {one.name}"
+        made.append(Verdict(f"{work}: agents that computed more of it than a block", one.computing_agents, 1))
         times = one.times if one.document_tokens >= LONG_TOKENS else None
-        made.append(Verdict(f"{who}: times it was computed", times, MOST_TIMES, "x"))
+        made.append(Verdict(f"{work}: times it was computed", times, MOST_TIMES, "x"))
     return made

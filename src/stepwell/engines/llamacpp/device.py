@@ -247,8 +247,8 @@ class Device:
         """Forget a block that is neither used nor continued."""
         node = self._known(block)
         if node.users or node.children:
-            who = "an open sequence uses" if node.users else "another block continues"
-            raise EngineError(f"{who} block {block.hex()}")
+            holder = "an open sequence uses" if node.users else "another block continues"
+            raise EngineError(f"{holder} block {block.hex()}")
         del self.blocks[block]
         node.block = None
         self._forget([node])

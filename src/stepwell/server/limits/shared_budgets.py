@@ -24,17 +24,17 @@ def room_ahead(
 
 
 @asynccontextmanager
-async def amount_ahead(lessee: Lessee | None, who: Caller, hold_microusd: int) -> AsyncIterator[None]:
+async def amount_ahead(lessee: Lessee | None, caller: Caller, hold_microusd: int) -> AsyncIterator[None]:
     """What is reserved within finds the room that the books could give it. Raises nothing of its own: what
     there is no room for is refused where it is reserved."""
-    if lessee is None or not lessee.lacks(who, hold_microusd):
+    if lessee is None or not lessee.lacks(caller, hold_microusd):
         yield
         return
-    asking = asyncio.ensure_future(asyncio.to_thread(lessee.hold_ahead, who, hold_microusd))
+    asking = asyncio.ensure_future(asyncio.to_thread(lessee.hold_ahead, caller, hold_microusd))
 
     def drop(done: asyncio.Future[bool]) -> None:
         if not done.cancelled() and done.result():
-            lessee.end_ahead(who, hold_microusd)
+            lessee.end_ahead(caller, hold_microusd)
 
     try:
         await asyncio.shield(asking)

@@ -51,8 +51,8 @@ class Refusals:
             observe(generation, output)
             if isinstance(output, Rejected):
                 caller = generation.caller
-                who = caller.tenant, caller.session, caller.agent
-                self._recent.append(Happening("refused", *who, output.code))
+                name = caller.tenant, caller.session, caller.agent
+                self._recent.append(Happening("refused", *name, output.code))
 
         return heard
 
@@ -73,18 +73,18 @@ def happenings(
 
 
 def _of_one(old: AgentView, new: AgentView) -> Iterator[Happening]:
-    who = new.tenant, new.session, new.agent
+    name = new.tenant, new.session, new.agent
     if new.state == "preempted" and old.state != "preempted":
-        yield Happening("preempted", *who, f"{new.tokens:,} tokens of context wait")
+        yield Happening("preempted", *name, f"{new.tokens:,} tokens of context wait")
     if new.turns != old.turns or new.tokens != old.tokens:
         return  # its context has grown: where it lies is not to be compared token by token
     device = new.kv_tokens.get(KvTier.DEVICE, 0) - old.kv_tokens.get(KvTier.DEVICE, 0)
     if device < 0:
-        yield Happening("evicted", *who, f"{-device:,} tokens left the device, {_rest(new)}")
+        yield Happening("evicted", *name, f"{-device:,} tokens left the device, {_rest(new)}")
     elif device > 0 and (below := _below(old, new)) > 0:
-        yield Happening("came_back", *who, f"{below:,} tokens from {_source(old, new)}")
+        yield Happening("came_back", *name, f"{below:,} tokens from {_source(old, new)}")
     elif device == 0 and _held(new) < _held(old):
-        yield Happening("evicted", *who, f"{_held(old) - _held(new):,} tokens dropped, {_rest(new)}")
+        yield Happening("evicted", *name, f"{_held(old) - _held(new):,} tokens dropped, {_rest(new)}")
 
 
 def _held(view: AgentView) -> int:

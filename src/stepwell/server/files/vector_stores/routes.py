@@ -114,14 +114,14 @@ async def create_store(request: Request) -> Response:
 
 async def list_stores(request: Request) -> Response:
     """The newest first unless ``order=asc``."""
-    _, tenant, served = _who(request)
+    _, tenant, served = _enter(request)
     found = await _work(served, lambda collections: collections.all_of(tenant))
     return _listed(request, [shown(one) for one in found])
 
 
 async def get_store(request: Request) -> Response:
     """One store without its files."""
-    _, tenant, served = _who(request)
+    _, tenant, served = _enter(request)
     return JSONResponse(shown(await _work(served, lambda c: c.get(tenant, _store(request)))))
 
 
@@ -134,7 +134,7 @@ async def update_store(request: Request) -> Response:
 
 async def delete_store(request: Request) -> Response:
     """The store goes, its files stay."""
-    _, tenant, served = _who(request)
+    _, tenant, served = _enter(request)
     await _work(served, lambda c: c.delete(tenant, _store(request)))
     return JSONResponse({"id": _store(request), "object": "vector_store.deleted", "deleted": True})
 
@@ -144,7 +144,7 @@ async def search_store(request: Request) -> Response:
     wanted, tenant, served = await _asked(request, StoreSearchRequest)
     queries = [wanted.query] if isinstance(wanted.query, str) else wanted.query
     options = wanted.ranking_options
-    with service_of(request).gate.errand(_who(request)[0]):
+    with service_of(request).gate.errand(_enter(request)[0]):
         hits = await find_hits(
             served,
             tenant,
@@ -210,7 +210,7 @@ async def update_store_file(request: Request) -> Response:
 
 async def remove_store_file(request: Request) -> Response:
     """The file leaves the store and stays in the library."""
-    _, tenant, served = _who(request)
+    _, tenant, served = _enter(request)
     file_id = request.path_params["file_id"]
     await _work(served, lambda c: c.remove(tenant, _store(request), file_id), "file_id")
     return JSONResponse({"id": file_id, "object": "vector_store.file.deleted", "deleted": True})
@@ -218,7 +218,7 @@ async def remove_store_file(request: Request) -> Response:
 
 async def store_file_content(request: Request) -> Response:
     """The text of a file as it is searched."""
-    key, _, served = _who(request)
+    key, _, served = _enter(request)
     with service_of(request).gate.errand(key):
         member = await _member(request)
         text = await served.work(lambda: served.library.text(member.record))
@@ -325,7 +325,7 @@ def _store(request: Request) -> str:
     return str(request.path_params["store_id"])
 
 
-def _who(request: Request) -> tuple[ApiKey, str, ServedLibrary]:
+def _enter(request: Request) -> tuple[ApiKey, str, ServedLibrary]:
     service = service_of(request)
     served = served_library(service)
     key, tenant = who_asks(service, request)
@@ -335,7 +335,7 @@ def _who(request: Request) -> tuple[ApiKey, str, ServedLibrary]:
 async def _asked(request: Request, schema: type[Answer]) -> tuple[Answer, str, ServedLibrary]:
     service: Service = service_of(request)
     service.require_open()
-    key, tenant, served = _who(request)
+    key, tenant, served = _enter(request)
     with service.gate.errand(key):
         body = await read_object(request, service.settings, service.bodies, tenant)
         return parse(schema, body), tenant, served  # type: ignore[type-var]
@@ -348,7 +348,7 @@ async def _work(
 
 
 async def _members(request: Request) -> list[Member]:
-    _, tenant, served = _who(request)
+    _, tenant, served = _enter(request)
     return await _work(served, lambda c: c.members(tenant, _store(request)))
 
 
@@ -360,7 +360,7 @@ async def _batch_members(request: Request) -> list[Member]:
 
 
 async def _member(request: Request) -> Member:
-    _, tenant, served = _who(request)
+    _, tenant, served = _enter(request)
     file_id = request.path_params["file_id"]
     return await _work(served, lambda c: c.member(tenant, _store(request), file_id), "file_id")
 
