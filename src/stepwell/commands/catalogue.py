@@ -48,11 +48,7 @@ def models(name: str | None = None, *, json: bool = False) -> int:
     json
         Write JSON to standard output.
     """
-    if name is not None:
-        _show_one(entry("models", name), json)
-        return 0
-    _show_all("models", entries("models"), MODELS, json)
-    return 0
+    return _show("models", name, MODELS, json)
 
 
 def prices(name: str | None = None, *, json: bool = False) -> int:
@@ -67,10 +63,14 @@ def prices(name: str | None = None, *, json: bool = False) -> int:
     json
         Write JSON to standard output.
     """
-    if name is not None:
-        _show_one(entry("prices", name), json)
-        return 0
-    _show_all("prices", entries("prices"), PRICES, json)
+    return _show("prices", name, PRICES, json)
+
+
+def _show(kind: str, name: str | None, columns: tuple[str, ...], as_json: bool) -> int:
+    if name is None:
+        _show_all(kind, entries(kind), columns, as_json)
+    else:
+        _show_one(entry(kind, name), as_json)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from rich.console import Console
 
 from stepwell.agents.spans import Spans
 from stepwell.errors import MissingExtra
-from stepwell.telemetry.otel import PROPAGATED, context_of, shut_down, tracer_provider, wanted
+from stepwell.telemetry.otel import PROPAGATED, complaints_to, context_of, shut_down, tracer_provider, wanted
 
 if TYPE_CHECKING:
     from stepwell.agents.session import Session
@@ -61,20 +60,10 @@ def spans_of(asked: bool, console: Console) -> Iterator[Listening | None]:
 def _failures(console: Console) -> Iterator[None]:
     """What the package would write into the live view is one line at the end."""
     kept: list[str] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            kept.append(" ".join(record.getMessage().split()))
-
-    logger, handler = logging.getLogger("opentelemetry"), Keep(logging.WARNING)
-    spread = logger.propagate
-    logger.addHandler(handler)
-    logger.propagate = False
     try:
-        yield
+        with complaints_to(kept.append):
+            yield
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = spread
         if kept:
             said = kept[0][:MAX_SAID_CHARS]
             console.print(

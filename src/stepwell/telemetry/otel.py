@@ -7,9 +7,11 @@ https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -133,3 +135,26 @@ def _exporter(signal: Signal, name: str, out: IO[str]) -> Any:
             f"there is no OpenTelemetry exporter {name!r}: there is {', '.join(['otlp', *sorted(found)])}"
         )
     return found[name].load()()
+
+
+class _Complaints(logging.Handler):
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(" ".join(record.getMessage().split()))
+
+
+@contextmanager
+def complaints_to(tell: Callable[[str], None]) -> Iterator[None]:
+    """What the package says of a collector that is not there, each time as one line, and to no other log."""
+    logger, handler = logging.getLogger("opentelemetry"), _Complaints(tell)
+    spread = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = spread

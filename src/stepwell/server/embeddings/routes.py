@@ -7,7 +7,8 @@ import math
 import secrets
 import sys
 from array import array
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -23,20 +24,17 @@ from stepwell.server.telemetry.access import access_of
 from stepwell.server.wire.body import parse
 from stepwell.server.wire.sse import while_connected
 
+Wanted = TypeVar("Wanted", EmbeddingsRequest, RerankRequest)
+Compute = Callable[
+    [Asker, ServedEmbeddings, EmbeddingProcess, Wanted, dict[str, Any], dict[str, str]],
+    Coroutine[Any, Any, dict[str, Any]],
+]
+"""The answer; what is left of the limits is added to the last one, the headers."""
+
 
 async def embeddings(request: Request) -> Response:
     """A vector of length 1 for each input."""
-    service, served, key = _enter(request)
-    with service.gate.errand(key):
-        limits = service.rates.request(key)
-        asker = Asker(service, request, key)
-        body = await asker.body()
-        wanted = parse(EmbeddingsRequest, body)
-        access_of(request.scope).model = wanted.model
-        model = _model(service, served, wanted.model)
-        _bounded(served, len(wanted.input), "input")
-        answer = await while_connected(request, _embed(asker, served, model, wanted, body, limits))
-    return JSONResponse(answer, headers=limits)
+    return await _answered(request, EmbeddingsRequest, _embed)
 
 
 async def _embed(
@@ -47,6 +45,7 @@ async def _embed(
     body: dict[str, Any],
     limits: dict[str, str],
 ) -> dict[str, Any]:
+    _bounded(served, len(wanted.input), "input")
     cut = wanted.truncate_prompt_tokens or 0
     counts = await served.count(model, wanted.input, cut)
     limits |= asker.service.rates.counted(asker.key, sum(counts))
@@ -83,17 +82,7 @@ def _written(vector: array[float], wanted: EmbeddingsRequest) -> list[float] | s
 async def rerank(request: Request) -> Response:
     """Documents by how well they answer the question, best first. A model that was not trained to rank says
     how near they are to it."""
-    service, served, key = _enter(request)
-    with service.gate.errand(key):
-        limits = service.rates.request(key)
-        asker = Asker(service, request, key)
-        body = await asker.body()
-        wanted = parse(RerankRequest, body)
-        access_of(request.scope).model = wanted.model
-        model = _model(service, served, wanted.model)
-        _bounded(served, len(wanted.documents), "documents")
-        answer = await while_connected(request, _rank(asker, served, model, wanted, body, limits))
-    return JSONResponse(answer, headers=limits)
+    return await _answered(request, RerankRequest, _rank)
 
 
 async def _rank(
@@ -104,6 +93,7 @@ async def _rank(
     body: dict[str, Any],
     limits: dict[str, str],
 ) -> dict[str, Any]:
+    _bounded(served, len(wanted.documents), "documents")
     counts = await served.count_pairs(model, wanted.query, wanted.documents)
     limits |= asker.service.rates.counted(asker.key, sum(counts))
     async with asker.charged(model.name, body, wanted.service_tier, counts) as begun:
@@ -119,6 +109,20 @@ async def _rank(
 
 def _document(wanted: RerankRequest, index: int) -> dict[str, Any]:
     return {"document": {"text": wanted.documents[index]}} if wanted.return_documents else {}
+
+
+async def _answered(request: Request, schema: type[Wanted], compute: Compute[Wanted]) -> Response:
+    """Raises ``ApiError``, or ``ClientGone`` when the client has left."""
+    service, served, key = _enter(request)
+    with service.gate.errand(key):
+        limits = service.rates.request(key)
+        asker = Asker(service, request, key)
+        body = await asker.body()
+        wanted = parse(schema, body)
+        access_of(request.scope).model = wanted.model
+        model = _model(service, served, wanted.model)
+        answer = await while_connected(request, compute(asker, served, model, wanted, body, limits))
+    return JSONResponse(answer, headers=limits)
 
 
 def _enter(request: Request) -> tuple[Service, ServedEmbeddings, ApiKey]:

@@ -21,7 +21,14 @@ from stepwell.loop.rarely import Rarely
 from stepwell.server.backends.bridge import Generations
 from stepwell.server.errors import clip
 from stepwell.server.telemetry.access import Access
-from stepwell.telemetry.otel import context_of, meter_provider, shut_down, tracer_provider, wanted
+from stepwell.telemetry.otel import (
+    complaints_to,
+    context_of,
+    meter_provider,
+    shut_down,
+    tracer_provider,
+    wanted,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram, Meter
@@ -236,7 +243,7 @@ def telemetry_of(asked: bool, out: IO[str], say: Callable[[str], None]) -> Itera
         yield None
         return
     tracers = meters = telemetry = None
-    with _complaints():
+    with complaints_to(_rarely()):
         try:
             try:
                 tracers = tracer_provider(out) if traces else None
@@ -254,26 +261,11 @@ def telemetry_of(asked: bool, out: IO[str], say: Callable[[str], None]) -> Itera
             shut_down(tracers, meters)
 
 
-class _Complaints(logging.Handler):
-    """What the package says of a collector that is not there: once a minute, and without its traceback."""
+def _rarely() -> Callable[[str], None]:
+    """Once a minute, and without a traceback."""
+    rarely = Rarely(log)
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._rarely = Rarely(log)
+    def tell(said: str) -> None:
+        rarely.warning(time.monotonic_ns() // 1_000, "spans or metrics may be missing", Exception(clip(said)))
 
-    def emit(self, record: logging.LogRecord) -> None:
-        said = Exception(clip(" ".join(record.getMessage().split())))
-        self._rarely.warning(time.monotonic_ns() // 1_000, "spans or metrics may be missing", said)
-
-
-@contextmanager
-def _complaints() -> Iterator[None]:
-    logger, handler = logging.getLogger("opentelemetry"), _Complaints()
-    spread = logger.propagate
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = spread
+    return tell
