@@ -17,10 +17,10 @@ from stepwell.errors import BadInput, StepwellError
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, command: Callable[[], object]) -> None:
     """``command`` is what ``stepwell doctor`` runs."""
-    module = ModuleType("stand_in_for_tests")
+    module = ModuleType("stepwell.stand_in_for_tests")
     module.command = command  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(cli, "TOP", (cli.Command("doctor", f"{module.__name__}:command", "A stand-in."),))
+    monkeypatch.setattr(cli, "TOP", (cli.Command("doctor", "stand_in_for_tests:command", "A stand-in."),))
 
 
 @pytest.mark.parametrize(

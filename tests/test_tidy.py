@@ -359,14 +359,15 @@ package; the other reads calls in a finished text, for programs that have one.""
 
 
 def test_every_module_is_used() -> None:
-    """By an import, or by a command's import string."""
+    """By an import, by its name in a string, or by a command's place in the package."""
     used = {name for path in modules() for _, name in imported(path)}
     for path in modules():
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.ImportFrom):
                 used |= {f"{node.module}.{alias.name}" for alias in node.names}
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                used.add(node.value.partition(":")[0])
+                name, _, function = node.value.partition(":")
+                used.add(f"stepwell.{name}" if function else name)
     dead = [
         where(path)
         for path in modules()

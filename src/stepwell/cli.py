@@ -61,28 +61,32 @@ EXTRA_OF_MODULE = {
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its name, where it lives, and its line in the list of commands."""
+    """One command: its name, its function in this package, and its line in the list of commands."""
 
     name: str
-    where: str
+    place: str
     summary: str
+
+    @property
+    def where(self) -> str:
+        return f"stepwell.{self.place}"
 
 
 TOP = (
-    Command("serve", "stepwell.commands.serve:serve", "Serve a model over an OpenAI-compatible API."),
-    Command("deploy", "stepwell.commands.deploy:deploy", "Serve many nodes at one address."),
-    Command("completion", "stepwell.cli:completion", "Print a completion script for a shell."),
-    Command("demo", "stepwell.demo.command:demo", "Run three customers' crews on a document."),
-    Command("run", "stepwell.commands.run:run", "Let a crew of agents answer a question."),
-    Command("trace", "stepwell.commands.trace:trace", "Show a traced run of a crew, step by step."),
-    Command("replay", "stepwell.commands.replay:replay", "Replay a recording and compare the decisions."),
-    Command("simulate", "stepwell.commands.simulate:simulate", "Simulate a workload on a modelled fleet."),
+    Command("serve", "commands.serve.serve:serve", "Serve a model over an OpenAI-compatible API."),
+    Command("deploy", "commands.serve.deploy:deploy", "Serve many nodes at one address."),
+    Command("completion", "cli:completion", "Print a completion script for a shell."),
+    Command("demo", "demo.command:demo", "Run three customers' crews on a document."),
+    Command("run", "commands.run.run:run", "Let a crew of agents answer a question."),
+    Command("trace", "commands.run.trace:trace", "Show a traced run of a crew, step by step."),
+    Command("replay", "commands.replay.replay:replay", "Replay a recording and compare the decisions."),
+    Command("simulate", "commands.simulate.simulate:simulate", "Simulate a workload on a modelled fleet."),
     Command(
-        "calibrate", "stepwell.commands.calibrate:calibrate", "Fit the hardware model to measured points."
+        "calibrate", "commands.calibrate.calibrate:calibrate", "Fit the hardware model to measured points."
     ),
-    Command("why", "stepwell.commands.why:why", "Show where the time of a request went."),
-    Command("settings", "stepwell.commands.settings:settings", "List every setting, its values and meaning."),
-    Command("doctor", "stepwell.commands.doctor:doctor", "Show what this machine can hold, and how fast."),
+    Command("why", "commands.why:why", "Show where the time of a request went."),
+    Command("settings", "commands.settings:settings", "List every setting, its values and meaning."),
+    Command("doctor", "commands.doctor.doctor:doctor", "Show what this machine can hold, and how fast."),
 )
 BENCHES = (
     ("stepwell.bench.engine.exactness", "Demotion changes no token and no logit."),
@@ -122,76 +126,68 @@ BENCHES = (
 
 
 def _bench(module: str, line: str) -> Command:
-    return Command(module.rpartition(".")[2].replace("_", "-"), f"{module}:main", line)
+    return Command(
+        module.rpartition(".")[2].replace("_", "-"), f"{module}:main".removeprefix("stepwell."), line
+    )
 
 
 GROUPS = {
     "vllm": (
         "Run vLLM with Stepwell's parts, and make a model folder for it.",
         (
-            Command(
-                "serve", "stepwell.commands.vllm:serve", "Start vLLM's own server with Stepwell's parts."
-            ),
-            Command(
-                "convert", "stepwell.commands.vllm:convert", "Make a folder that vLLM loads from a GGUF."
-            ),
+            Command("serve", "commands.vllm:serve", "Start vLLM's own server with Stepwell's parts."),
+            Command("convert", "commands.vllm:convert", "Make a folder that vLLM loads from a GGUF."),
         ),
     ),
     "disk": (
         "Inspect, verify or clear a directory of KV blocks on disk.",
         (
-            Command("verify", "stepwell.commands.disk:verify", "Check every record against its checksum."),
-            Command("stat", "stepwell.commands.disk:stat", "Show how much is stored, by tenant and model."),
-            Command("clear", "stepwell.commands.disk:clear", "Remove every block."),
+            Command("verify", "commands.disk:verify", "Check every record against its checksum."),
+            Command("stat", "commands.disk:stat", "Show how much is stored, by tenant and model."),
+            Command("clear", "commands.disk:clear", "Remove every block."),
         ),
     ),
     "library": (
         "Manage the documents that agents attach and search.",
         (
-            Command("add", "stepwell.commands.library:add", "Add documents: text, HTML, PDF, tables."),
-            Command("import", "stepwell.commands.library_import:import_", "Copy tables from a warehouse."),
-            Command("list", "stepwell.commands.library:list_", "List the documents, newest first."),
-            Command("rm", "stepwell.commands.library:rm", "Remove documents by their ids."),
-            Command("search", "stepwell.commands.library:search", "Find the passages near a question."),
+            Command("add", "commands.library.library:add", "Add documents: text, HTML, PDF, tables."),
+            Command("import", "commands.library.importing:import_", "Copy tables from a warehouse."),
+            Command("list", "commands.library.library:list_", "List the documents, newest first."),
+            Command("rm", "commands.library.library:rm", "Remove documents by their ids."),
+            Command("search", "commands.library.library:search", "Find the passages near a question."),
         ),
     ),
     "profile": (
         "Measure what each part of a crew's accuracy costs, and fit a profile that keeps what pays.",
         (
-            Command("fit", "stepwell.commands.profile:fit", "Find the profile of a crew for a target."),
+            Command("fit", "commands.profile.profile:fit", "Find the profile of a crew for a target."),
             Command(
                 "compare",
-                "stepwell.commands.profile_compare:compare",
+                "commands.profile.compare:compare",
                 "Compare single call, flash and pro: accuracy, tokens, cost.",
             ),
-            Command("show", "stepwell.commands.profile:show", "Show what a profile makes of a crew."),
-            Command("tasks", "stepwell.commands.profile:tasks", "Show a task set."),
+            Command("show", "commands.profile.profile:show", "Show what a profile makes of a crew."),
+            Command("tasks", "commands.profile.profile:tasks", "Show a task set."),
         ),
     ),
     "review": (
         "Write a weekly review of markets from data, every number traced to its source.",
         (
-            Command(
-                "write", "stepwell.commands.review:write", "Write the review of a week in two languages."
-            ),
-            Command(
-                "verify", "stepwell.commands.review:verify", "Check a finished review, number by number."
-            ),
-            Command("explain", "stepwell.commands.review:explain", "Show how a figure was computed."),
-            Command("fetch", "stepwell.commands.review_fetch:fetch", "Ask the sources for a week's replies."),
-            Command(
-                "query", "stepwell.commands.review_query:query", "Run SQL over the facts of several weeks."
-            ),
+            Command("write", "commands.review.review:write", "Write the review of a week in two languages."),
+            Command("verify", "commands.review.review:verify", "Check a finished review, number by number."),
+            Command("explain", "commands.review.review:explain", "Show how a figure was computed."),
+            Command("fetch", "commands.review.fetch:fetch", "Ask the sources for a week's replies."),
+            Command("query", "commands.review.query:query", "Run SQL over the facts of several weeks."),
         ),
     ),
     "signals": (
         "Keep a signed log of trading signals whose rules were fixed beforehand, and score it.",
         (
-            Command("run", "stepwell.commands.signals:run", "Compute today's signals and keep them."),
-            Command("log", "stepwell.commands.signals:log", "Show the log, or write it as a page."),
-            Command("verify", "stepwell.commands.signals:verify", "Check chain, signatures and signals."),
+            Command("run", "commands.review.signals:run", "Compute today's signals and keep them."),
+            Command("log", "commands.review.signals:log", "Show the log, or write it as a page."),
+            Command("verify", "commands.review.signals:verify", "Check chain, signatures and signals."),
             Command(
-                "score", "stepwell.commands.signals:score_", "Show what they would have earned, after costs."
+                "score", "commands.review.signals:score_", "Show what they would have earned, after costs."
             ),
         ),
     ),
@@ -200,34 +196,26 @@ GROUPS = {
         (
             Command(
                 "statement",
-                "stepwell.commands.ledger:statement",
+                "commands.ledger.statements:statement",
                 "Show what customers used and were charged.",
             ),
             Command(
                 "margin",
-                "stepwell.commands.ledger:margin",
+                "commands.ledger.statements:margin",
                 "Show revenue, cost by resource, and displacement.",
             ),
             Command(
-                "top", "stepwell.commands.ledger:top", "List the agents or sessions that cost or lose most."
+                "top", "commands.ledger.statements:top", "List the agents or sessions that cost or lose most."
             ),
+            Command("backup", "commands.ledger.backup:backup", "Copy the books while the server runs."),
             Command(
-                "backup", "stepwell.commands.ledger_backup:backup", "Copy the books while the server runs."
+                "compact", "commands.ledger.compact:compact_books", "Replace old postings by daily balances."
             ),
+            Command("bill", "commands.ledger.bill:bill", "Write a customer's monthly bill as a page."),
+            Command("books", "commands.ledger.books:books", "List the price books and cost books."),
+            Command("verify", "commands.ledger.verify:verify", "Check the books, entry by entry."),
             Command(
-                "compact",
-                "stepwell.commands.ledger_compact:compact_books",
-                "Replace old postings by daily balances.",
-            ),
-            Command(
-                "bill", "stepwell.commands.ledger_bill:bill", "Write a customer's monthly bill as a page."
-            ),
-            Command("books", "stepwell.commands.ledger_books:books", "List the price books and cost books."),
-            Command("verify", "stepwell.commands.ledger_verify:verify", "Check the books, entry by entry."),
-            Command(
-                "export",
-                "stepwell.commands.ledger_export:export",
-                "Export the books as CSV, Parquet or a spend log.",
+                "export", "commands.ledger.export:export", "Export the books as CSV, Parquet or a spend log."
             ),
         ),
     ),
@@ -238,45 +226,31 @@ GROUPS = {
         (
             Command(
                 "contract",
-                "stepwell.commands.plan_contract:contract",
+                "commands.plan.contract:contract",
                 "Show the cash flow of a data centre and its customer.",
             ),
             Command(
-                "capacity",
-                "stepwell.commands.plan_capacity:capacity",
-                "Size a fleet: replicas, HBM, DRAM and SSD.",
+                "capacity", "commands.plan.capacity:capacity", "Size a fleet: replicas, HBM, DRAM and SSD."
             ),
             Command(
-                "price",
-                "stepwell.commands.plan_price:price",
-                "Show the cost of a million tokens, and the margin.",
+                "price", "commands.plan.price:price", "Show the cost of a million tokens, and the margin."
             ),
-            Command(
-                "storage", "stepwell.commands.plan_storage:storage", "Size the disks for a product's users."
-            ),
-            Command(
-                "hardware",
-                "stepwell.commands.plan_hardware:hardware",
-                "Compare several parts at the same work.",
-            ),
+            Command("storage", "commands.plan.storage:storage", "Size the disks for a product's users."),
+            Command("hardware", "commands.plan.hardware:hardware", "Compare several parts at the same work."),
         ),
     ),
     "study": (
         "Answer a question that takes many simulated fleets, one command each.",
         (
-            Command(
-                "ssd",
-                "stepwell.commands.study_ssd:ssd",
-                "Show what disks below DRAM are worth, and their wear.",
-            ),
+            Command("ssd", "commands.study.ssd:ssd", "Show what disks below DRAM are worth, and their wear."),
             Command(
                 "amplification",
-                "stepwell.commands.study_amplification:amplification",
+                "commands.study.amplification:amplification",
                 "Show the margin when agents use two and three times the tokens.",
             ),
             Command(
                 "speed",
-                "stepwell.commands.study_speed:speed",
+                "commands.study.speed:speed",
                 "Measure how many requests are simulated in a CPU second.",
             ),
         ),
@@ -284,28 +258,20 @@ GROUPS = {
     "catalogue": (
         "Show the figures that plans rest on, each with its source.",
         (
-            Command(
-                "hardware", "stepwell.commands.catalogue:hardware", "List accelerators, memory and disks."
-            ),
-            Command("models", "stepwell.commands.catalogue:models", "List models: layers, KV, parameters."),
-            Command(
-                "prices", "stepwell.commands.catalogue:prices", "List vendors' prices of a million tokens."
-            ),
+            Command("hardware", "commands.catalogue:hardware", "List accelerators, memory and disks."),
+            Command("models", "commands.catalogue:models", "List models: layers, KV, parameters."),
+            Command("prices", "commands.catalogue:prices", "List vendors' prices of a million tokens."),
         ),
     ),
     "dashboards": (
         "Export dashboards for Grafana and alerts for Prometheus.",
-        (
-            Command(
-                "export", "stepwell.commands.dashboards:export", "Write boards, alerts and a compose file."
-            ),
-        ),
+        (Command("export", "commands.dashboards:export", "Write boards, alerts and a compose file."),),
     ),
     "bench": (
         "Run a measurement against a baseline. All take --quick and --json FILE.",
         (
             *(_bench(module, line) for module, line in BENCHES),
-            Command("page", "stepwell.bench.page:main", "Write docs/benchmarks from kept results."),
+            Command("page", "bench.page:main", "Write docs/benchmarks from kept results."),
         ),
     ),
 }

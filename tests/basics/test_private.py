@@ -11,7 +11,7 @@ import pytest
 
 from stepwell.agents.state import SessionFile
 from stepwell.basics.private import begun_privately, private_file, private_folder, private_umask
-from stepwell.commands.run_view import trace_file
+from stepwell.commands.run.view import trace_file
 from stepwell.fit.memo import Memo
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.library.store import Library

@@ -13,7 +13,7 @@ from stepwell.basics.clock import ManualClock
 from stepwell.bench.engine import overhead, speculate, throughput
 from stepwell.bench.harness import NULL_MODEL
 from stepwell.bench.turns import TurnsWork
-from stepwell.commands import doctor
+from stepwell.commands.doctor import doctor
 from stepwell.console.progress import ticker
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.engines.probe import LENGTHS, PieceTime, Probe, ReturnSpeeds, crossovers

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from stepwell.bench.zoo.child import model_file
-from stepwell.commands.doctor import DoctorFlags, device_line, doctor
-from stepwell.commands.doctor_objects import examine_objects, objects_line
-from stepwell.commands.promise import promise_of
+from stepwell.commands.doctor.doctor import DoctorFlags, device_line, doctor
+from stepwell.commands.doctor.objects import examine_objects, objects_line
+from stepwell.commands.doctor.promise import promise_of
 from stepwell.engines.null import NullConfig, NullEngine
 from stepwell.settings.engine import EngineSettings
 from stepwell.settings.file import ObjectSettings

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from tests.embed.conftest import tiny, tiny_folder
 
-from stepwell.commands.serve_check import _model
+from stepwell.commands.serve.own_checks import _model
 from stepwell.errors import BadInput
 from stepwell.launch.beside import _named, close_embeddings, served_embeddings
 from stepwell.launch.embedded import embedded

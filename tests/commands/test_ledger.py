@@ -231,7 +231,7 @@ def test_the_ledger_of_the_settings(
 
 
 def test_times(books: Books, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepwell.commands.ledger_flags.time.time", lambda: START_S + 2 * 86_400)
+    monkeypatch.setattr("stepwell.commands.ledger.flags.time.time", lambda: START_S + 2 * 86_400)
 
     def requests(*tokens: str) -> Any:
         return as_json(capsys, "statement", *tokens)["total"]["requests"]

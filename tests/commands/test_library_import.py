@@ -18,7 +18,7 @@ from tests.agents.tools.warehouses import QUOTED, Shop, running_shop
 from tests.server.libraries import library_node
 
 from stepwell import cli
-from stepwell.commands.library_places import fetched, local_place
+from stepwell.commands.library.places import fetched, local_place
 
 Import = Callable[..., tuple[int, Any]]
 

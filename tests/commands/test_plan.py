@@ -142,7 +142,7 @@ EXAMPLE = re.compile(r"``stepwell (plan [^` ]+ [^`]+)``")
 
 @pytest.mark.parametrize("module", ["capacity", "price", "storage", "hardware", "contract"])
 def test_the_examples_of_the_help_run(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = Path(__file__).parents[2] / "src" / "stepwell" / "commands" / f"plan_{module}.py"
+    code = Path(__file__).parents[2] / "src" / "stepwell" / "commands" / "plan" / f"{module}.py"
     examples = EXAMPLE.findall(" ".join(code.read_text().split()))
     assert examples
     (tmp_path / "examples").symlink_to(PLAN.parents[1])

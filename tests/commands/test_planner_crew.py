@@ -17,8 +17,8 @@ from tests.agents.served import served
 from stepwell import cli
 from stepwell.agents.crews.files import find_crew
 from stepwell.agents.tools import Workspace, build_tools, run_tool
-from stepwell.commands.plan_choice import Choice
-from stepwell.commands.plan_storage import FIGURES
+from stepwell.commands.plan.choice import Choice
+from stepwell.commands.plan.storage import FIGURES
 from stepwell.economics.changes import decimals
 from stepwell.economics.contract_file import changed, parse_changes, plan_of, read_plan
 

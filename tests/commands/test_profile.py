@@ -19,7 +19,7 @@ from tests.agents.served import Served, served
 
 from stepwell import cli
 from stepwell.agents.crews.profile import load_profile
-from stepwell.commands.profile_view import Plain, watched
+from stepwell.commands.profile.view import Plain, watched
 from stepwell.fit.evaluate import ItemsProgressed
 from stepwell.fit.tasks import Item
 

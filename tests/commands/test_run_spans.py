@@ -12,7 +12,7 @@ import pytest
 from tests.agents.served import served
 
 from stepwell import cli
-from stepwell.commands.trace_otlp import KEYS
+from stepwell.commands.run.trace_otlp import KEYS
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from stepwell.agents import events
-from stepwell.commands.run_view import FRAME_ROWS, AgentLine, RunView, plainly, shown_agents, watched
+from stepwell.commands.run.view import FRAME_ROWS, AgentLine, RunView, plainly, shown_agents, watched
 
 
 def make_view(width: int = 100, height: int = 24) -> RunView:

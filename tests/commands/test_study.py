@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from stepwell.cli import run
-from stepwell.commands.plan_choice import Choice
-from stepwell.commands.study_amplification_played import PlayedLoad, PlayedMargin, play_amplified
-from stepwell.commands.study_ssd import MEMORIES
+from stepwell.commands.plan.choice import Choice
+from stepwell.commands.study.amplification_played import PlayedLoad, PlayedMargin, play_amplified
+from stepwell.commands.study.ssd import MEMORIES
 from stepwell.simulate.growth import WindowRecorder
 
 SMALL = ("study", "ssd", "h200", "--workload", "generated", "--per-hour", "60", "--hours", "0.05")

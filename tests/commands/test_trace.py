@@ -15,7 +15,7 @@ from tests.agents.served import served
 
 from stepwell import cli
 from stepwell.agents.tracing import read_trace
-from stepwell.commands.run_watch import run_on_change
+from stepwell.commands.run.watch import run_on_change
 from stepwell.errors import BadInput
 
 CREW = """

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from stepwell import cli
-from stepwell.commands.replay import replay
+from stepwell.commands.replay.replay import replay
 from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Hint, Wait

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwell.catalogue.load import entry
-from stepwell.commands.plan_choice import Choice
+from stepwell.commands.plan.choice import Choice
 from stepwell.economics.generations import Training, splits, training_chips
 from stepwell.economics.list_prices import ListPrice, margin, named_prices, turn_cost_usd
 from stepwell.economics.products import Flash, Product, earned, steps_to_flash

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.commands.plan_choice import Choice
+from stepwell.commands.plan.choice import Choice
 from stepwell.economics.cash import cash_flow
 from stepwell.economics.contract_file import changed, plan_of, read_plan
 from stepwell.economics.list_prices import ListPrice

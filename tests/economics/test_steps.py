@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from stepwell.commands.plan_choice import Choice
+from stepwell.commands.plan.choice import Choice
 from stepwell.economics.roofline import _tpot_by_batch, largest_batch, sequences_that_fit, tpot_ms
 from stepwell.economics.splits import cheapest
 from stepwell.economics.steps import Gaps, Memory, steady, usd_per_gb_written

@@ -17,7 +17,7 @@ from tests.driver import test_random_life as random_life
 from tests.driver.harness import Rig, make_rig
 from tests.ledger.books import PRICES
 
-from stepwell.commands.ledger_verify import verify
+from stepwell.commands.ledger.verify import verify
 from stepwell.errors import BadInput
 from stepwell.ledger.base import PostingBatch, Run
 from stepwell.ledger.recovery import recover

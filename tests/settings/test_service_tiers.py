@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.commands.serve import serve
-from stepwell.commands.serve_flags import KEYS, ServeFlags
+from stepwell.commands.serve.flags import KEYS, ServeFlags
+from stepwell.commands.serve.serve import serve
 from stepwell.engines.null import NullConfig, NullEngine
 from stepwell.errors import BadInput
 from stepwell.launch.assemble import build, policy_config

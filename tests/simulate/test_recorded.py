@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.commands.replay import replay
+from stepwell.commands.replay.replay import replay
 from stepwell.errors import BadInput
 from stepwell.policy.types import Computed, Hint, Hinted, KvTier, Moved, RequestArrived, Wait
 from stepwell.recording.file import Recorder, read_recording

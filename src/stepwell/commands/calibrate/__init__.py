@@ -1,0 +1,1 @@
+"""``stepwell calibrate``: a modelled machine fitted to what was measured."""

@@ -1,0 +1,1 @@
+"""``stepwell doctor``: what this machine can hold, and what is promised for it."""

@@ -1,0 +1,1 @@
+"""``stepwell ledger``: what was used, charged and earned; the books copied, checked and exported."""

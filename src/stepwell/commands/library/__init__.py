@@ -1,0 +1,1 @@
+"""``stepwell library``: documents for agents, here or behind a server."""

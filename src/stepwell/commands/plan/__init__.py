@@ -1,0 +1,1 @@
+"""``stepwell plan``: capacity, prices, hardware, disks and contracts."""

@@ -1,0 +1,1 @@
+"""``stepwell profile``: what each setting of a crew brings and costs."""

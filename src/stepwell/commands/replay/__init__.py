@@ -1,0 +1,1 @@
+"""``stepwell replay``: a recorded run once more."""

@@ -1,0 +1,1 @@
+"""``stepwell review`` and ``stepwell signals``: the week in two languages, and rules on paper."""

@@ -1,0 +1,1 @@
+"""``stepwell serve`` and ``stepwell deploy``: one server, many nodes, and what could stop a start."""

@@ -1,0 +1,1 @@
+"""``stepwell simulate``: a workload on a modelled fleet."""

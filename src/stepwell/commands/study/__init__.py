@@ -1,0 +1,1 @@
+"""``stepwell study``: questions that the simulation answers."""
