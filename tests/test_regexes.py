@@ -16,7 +16,16 @@ SOURCE = Path(__file__).parent.parent / "src" / "stepwell"
 _SEARCHES = {"search", "findall", "finditer", "sub", "subn", "split"}
 
 
-OWN = ("bench", "commands", "dashboards", "demo", "fit", "ledger/postgres.py", "simulate", "basics/units.py")
+OWN = (
+    "bench",
+    "commands",
+    "dashboards",
+    "demo",
+    "fit",
+    "ledger/stores/postgres.py",
+    "simulate",
+    "basics/units.py",
+)
 """Where texts are our own or those of who started the program. Everywhere else are texts of strangers,
 answers of models among them."""
 

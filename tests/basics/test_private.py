@@ -13,7 +13,7 @@ from stepwell.agents.state import SessionFile
 from stepwell.basics.private import begun_privately, private_file, private_folder, private_umask
 from stepwell.commands.run.view import trace_file
 from stepwell.fit.memo import Memo
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.library.store import Library
 from stepwell.policy.config import PolicyConfig
 from stepwell.recording.file import Recorder, open_recording

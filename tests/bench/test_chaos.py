@@ -14,7 +14,7 @@ from stepwell.bench.chaos.tally import ChaosTally
 from stepwell.bench.chaos.target import DOWN, ChaosTarget, Window
 from stepwell.cli import run
 from stepwell.ledger.base import PostingBatch, Run
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.ledger.types import REVENUE, Account, Cause, Kind, Posting, Resource, Usage
 
 AGENT = ("chaos-0-1", "lead")

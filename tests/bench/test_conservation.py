@@ -13,8 +13,8 @@ from stepwell.bench.ledger.conservation import Audit, ConservationLine, Lived, _
 from stepwell.bench.ledger.conservation_child import Life
 from stepwell.cli import run
 from stepwell.console.report import Report
+from stepwell.ledger.reading.verify import Verified
 from stepwell.ledger.types import Kind, Resource
-from stepwell.ledger.verify import Verified
 
 
 def test_a_killed_run_on_the_null_engine(

@@ -11,7 +11,7 @@ from stepwell.bench.ledger.metering import MeteringKept, MeteringRounds, _live, 
 from stepwell.bench.turns import TurnsWork
 from stepwell.cli import run
 from stepwell.console.progress import ticker
-from stepwell.ledger.open import open_store
+from stepwell.ledger.stores.open import open_store
 
 SMALL = TurnsWork(agents=6, turns=2, prompt_tokens=40, added_tokens=5, output_tokens=4, device_kv_tokens=1024)
 

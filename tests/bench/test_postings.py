@@ -57,7 +57,7 @@ def test_books_of_others_are_not_added_to(
     postgres_url: str,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from stepwell.ledger.open import open_store
+    from stepwell.ledger.stores.open import open_store
     from tests.ledger.entries import RUN
 
     words = [

@@ -16,9 +16,9 @@ from tests.ledger.made_books import START_S, Books, Writer, agent, gave, made_bo
 
 from stepwell import cli
 from stepwell.basics.per_tier import PerTier
-from stepwell.ledger.books import preset_names
-from stepwell.ledger.costs import load_cost_book
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.pricing.books import preset_names
+from stepwell.ledger.pricing.costs import load_cost_book
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.ledger.types import Resource
 from stepwell.server.callers.keys import KeyEntry
 

@@ -13,7 +13,7 @@ from tests.ledger.made_books import made_books
 
 from stepwell import cli
 from stepwell.errors import BadInput
-from stepwell.ledger.backup import back_up
+from stepwell.ledger.stores.backup import back_up
 
 Capture = pytest.CaptureFixture[str]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stepwell import cli
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.stores.sqlite import SqliteStore
 
 Capture = pytest.CaptureFixture[str]
 

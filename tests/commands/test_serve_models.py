@@ -11,8 +11,8 @@ from typing import Any
 from tests.commands.test_serve import served
 from tests.server.fakes import until
 
-from stepwell.ledger.open import open_store
-from stepwell.ledger.verify import verify
+from stepwell.ledger.reading.verify import verify
+from stepwell.ledger.stores.open import open_store
 
 SETTINGS = """
 [engine]

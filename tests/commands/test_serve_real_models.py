@@ -18,8 +18,8 @@ from tests.server.fakes import until
 pytest.importorskip("llama_cpp")
 
 from stepwell.bench.zoo.child import model_file
-from stepwell.ledger.open import open_store
-from stepwell.ledger.verify import verify
+from stepwell.ledger.reading.verify import verify
+from stepwell.ledger.stores.open import open_store
 
 SETTINGS = """
 [engine]

@@ -25,9 +25,9 @@ from stepwell.demo.report import print_report
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.launch import assemble
 from stepwell.ledger.base import LedgerError
-from stepwell.ledger.open import open_store
-from stepwell.ledger.queries import runs
-from stepwell.ledger.run_rates import rates_of
+from stepwell.ledger.reading.queries import runs
+from stepwell.ledger.reading.run_rates import rates_of
+from stepwell.ledger.stores.open import open_store
 from stepwell.settings.file import Settings
 
 TENANTS = ("almond", "birch", "cedar")

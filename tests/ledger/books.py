@@ -6,11 +6,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from stepwell.ledger.base import PostingBatch
-from stepwell.ledger.bills import Bills
-from stepwell.ledger.budgets import BudgetBook
+from stepwell.ledger.budgets.book import BudgetBook
 from stepwell.ledger.keeper import Keeper
-from stepwell.ledger.meter import Meter
-from stepwell.ledger.prices import parse_price_book
+from stepwell.ledger.metering.meter import Meter
+from stepwell.ledger.pricing.bills import Bills
+from stepwell.ledger.pricing.prices import parse_price_book
 from stepwell.ledger.types import MACHINE, MACHINE_RESOURCES, REVENUE, Account, Kind, Resource, Usage
 from stepwell.policy.config import PolicyConfig
 

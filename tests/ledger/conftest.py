@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stepwell.ledger.base import Store
-from stepwell.ledger.open import open_store
+from stepwell.ledger.stores.open import open_store
 from tests.ledger.postgres_server import Server, running_server
 
 Opener = Callable[..., Store]

@@ -7,8 +7,8 @@ import sys
 
 from stepwell.basics.per_tier import PerTier
 from stepwell.ledger.base import PostingBatch
-from stepwell.ledger.open import open_store
-from stepwell.ledger.recovery import recover
+from stepwell.ledger.stores.open import open_store
+from stepwell.ledger.stores.recovery import recover
 from stepwell.ledger.types import MACHINE, Cause, Position, Posting, Resource
 from tests.ledger.entries import RUN, START_US, agent
 

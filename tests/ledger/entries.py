@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stepwell.ledger.base import PostingBatch, Run, RunId, Store
-from stepwell.ledger.queries import join_sum, split_sum
-from stepwell.ledger.schema import ACCOUNT_FIELDS
-from stepwell.ledger.sqlstore import account_of
+from stepwell.ledger.reading.queries import join_sum, split_sum
+from stepwell.ledger.stores.schema import ACCOUNT_FIELDS
+from stepwell.ledger.stores.sqlstore import account_of
 from stepwell.ledger.types import MACHINE, Account, Cause, Kind, Posting, Resource
 
 START_US = 1_700_000_000_000_000

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stepwell.ledger.base import PostingBatch, Run, Store
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.ledger.types import (
     IDLE,
     MACHINE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from stepwell.ledger.budgets import BudgetBook
+from stepwell.ledger.budgets.book import BudgetBook
 from stepwell.ledger.types import MACHINE, Budget, Cause, Kind, Posting, Resource, Scope, Usage
 from stepwell.loop.requests import Finished
 from tests.driver.harness import Answer, Rig, make_rig

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.ledger.bills import MAX_CORRECTABLE, BilledTokens, Bills
-from stepwell.ledger.prices import PriceBook, parse_price_book
+from stepwell.ledger.pricing.bills import MAX_CORRECTABLE, BilledTokens, Bills
+from stepwell.ledger.pricing.prices import PriceBook, parse_price_book
 from stepwell.ledger.types import Account, Cause, Kind, Resource, Usage
 from stepwell.policy.types import NO_HINT, Caller, Hint, Hinted, RequestArrived, Wait
 from tests.driver.harness import make_rig

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from stepwell.errors import BadInput
-from stepwell.ledger.books import (
+from stepwell.ledger.pricing.books import (
     MAX_BOOK_BYTES,
     parse_ttl_us,
     preset_names,
     preset_text,
     read_book,
 )
-from stepwell.ledger.costs import load_cost_book, parse_cost_book
-from stepwell.ledger.prices import load_price_book
+from stepwell.ledger.pricing.costs import load_cost_book, parse_cost_book
+from stepwell.ledger.pricing.prices import load_price_book
 
 
 def test_presets_come_with_the_package() -> None:

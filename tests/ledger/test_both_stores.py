@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from stepwell import cli
-from stepwell.ledger import verify as verifying
 from stepwell.ledger.base import Store
-from stepwell.ledger.buckets import COLUMNS, WIDTHS_S, BucketPage, Query, usage_page
-from stepwell.ledger.export import postings_sheet, spend_log_sheet, usage_sheet, write_csv
-from stepwell.ledger.grouping import FIELDS
-from stepwell.ledger.margin import Margin, margin, read_sums
-from stepwell.ledger.open import open_store
-from stepwell.ledger.queries import Period, runs
-from stepwell.ledger.run_rates import rates_of
-from stepwell.ledger.statements import statement
+from stepwell.ledger.reading import verify as verifying
+from stepwell.ledger.reading.buckets import COLUMNS, WIDTHS_S, BucketPage, Query, usage_page
+from stepwell.ledger.reading.export import postings_sheet, spend_log_sheet, usage_sheet, write_csv
+from stepwell.ledger.reading.grouping import FIELDS
+from stepwell.ledger.reading.margin import Margin, margin, read_sums
+from stepwell.ledger.reading.queries import Period, runs
+from stepwell.ledger.reading.run_rates import rates_of
+from stepwell.ledger.reading.statements import statement
+from stepwell.ledger.stores.open import open_store
 from stepwell.ledger.types import Cause, Kind, Posting, Resource
 from tests.ledger.conftest import Opener
 from tests.ledger.made_books import (

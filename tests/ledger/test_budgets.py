@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from stepwell.errors import BadInput
-from stepwell.ledger.budgets import BudgetBook, BudgetName, names_of
+from stepwell.ledger.budgets.book import BudgetBook, BudgetName, names_of
 from stepwell.ledger.types import Budget, Scope
 from stepwell.policy.types import Caller
 

@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 
 from stepwell.cli import run
 from stepwell.errors import BadInput
-from stepwell.ledger import sqlstore
 from stepwell.ledger.base import LedgerError, Store
-from stepwell.ledger.calendar import parts
-from stepwell.ledger.compaction import Compactor, compact, cutoff_us, would_compact
-from stepwell.ledger.export import postings_sheet
-from stepwell.ledger.grouping import parse_by
-from stepwell.ledger.margin import margin, read_sums
-from stepwell.ledger.over_time import statement_over_time
-from stepwell.ledger.queries import DAY_US, Period, runs
-from stepwell.ledger.recovery import recover
-from stepwell.ledger.run_rates import rates_of
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.reading.calendar import parts
+from stepwell.ledger.reading.export import postings_sheet
+from stepwell.ledger.reading.grouping import parse_by
+from stepwell.ledger.reading.margin import margin, read_sums
+from stepwell.ledger.reading.over_time import statement_over_time
+from stepwell.ledger.reading.queries import DAY_US, Period, runs
+from stepwell.ledger.reading.run_rates import rates_of
+from stepwell.ledger.reading.verify import verify
+from stepwell.ledger.stores import sqlstore
+from stepwell.ledger.stores.compaction import Compactor, compact, cutoff_us, would_compact
+from stepwell.ledger.stores.recovery import recover
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.ledger.types import REVENUE, Account, Cause, Kind, Posting, Resource
-from stepwell.ledger.verify import verify
 from tests.ledger.conftest import Opener
 from tests.ledger.entries import count_of
 from tests.ledger.made_books import AGENTS, HOUR_US, START_US, Writer, gave, made_books, used, write_runs

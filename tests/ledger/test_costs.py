@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from stepwell.basics.per_tier import PerTier
 from stepwell.errors import BadInput
-from stepwell.ledger.books import preset_names
-from stepwell.ledger.costs import Capacities, CostBook, load_cost_book, parse_cost_book
+from stepwell.ledger.pricing.books import preset_names
+from stepwell.ledger.pricing.costs import Capacities, CostBook, load_cost_book, parse_cost_book
 from stepwell.ledger.types import MACHINE_RESOURCES, STORAGE, Resource
 
 HOUR_US = 3_600_000_000

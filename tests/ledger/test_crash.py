@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 
 from stepwell.ledger.base import LedgerFull, Store
-from stepwell.ledger.open import open_store
-from stepwell.ledger.recovery import recover
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.stores.open import open_store
+from stepwell.ledger.stores.recovery import recover
+from stepwell.ledger.stores.sqlite import SqliteStore
+from stepwell.ledger.stores.writer import LedgerWriter
 from stepwell.ledger.types import MACHINE, UNATTRIBUTED, Resource
-from stepwell.ledger.writer import LedgerWriter
 from tests.ledger.crash_child import step
 from tests.ledger.entries import RUN, START_US, Balances, added, agent, balances, batch, computed
 from tests.ledger.postgres_server import Server

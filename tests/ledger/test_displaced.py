@@ -8,13 +8,13 @@ from fractions import Fraction
 from pathlib import Path
 
 from stepwell.ledger.base import Run
-from stepwell.ledger.displaced import Displaced, DisplacedSpan, shares
-from stepwell.ledger.grouping import parse_by
-from stepwell.ledger.holdings import Holder
-from stepwell.ledger.margin import margin, read_sums
-from stepwell.ledger.queries import Period, runs
-from stepwell.ledger.run_rates import rates_of
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.metering.displaced import Displaced, DisplacedSpan, shares
+from stepwell.ledger.metering.holdings import Holder
+from stepwell.ledger.reading.grouping import parse_by
+from stepwell.ledger.reading.margin import margin, read_sums
+from stepwell.ledger.reading.queries import Period, runs
+from stepwell.ledger.reading.run_rates import rates_of
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.ledger.types import Account, Kind, Posting, Resource
 from stepwell.policy.types import BlockMeta, KvTier, Open, Piece
 from tests.driver.harness import Rig, make_rig

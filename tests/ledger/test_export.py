@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from stepwell.ledger import export
-from stepwell.ledger.export import SPEND_LOG, Sheet, postings_sheet, spend_log_sheet, usage_sheet
-from stepwell.ledger.queries import Period
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.reading import export
+from stepwell.ledger.reading.export import SPEND_LOG, Sheet, postings_sheet, spend_log_sheet, usage_sheet
+from stepwell.ledger.reading.queries import Period
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.ledger.types import Usage
 from tests.ledger.made_books import LEAD, START_US, Books, Writer, agent, made_books, used
 

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from stepwell.ledger.holdings import AT, KV_TIERS, Holder, Holdings
+from stepwell.ledger.metering.holdings import AT, KV_TIERS, Holder, Holdings
 from stepwell.ledger.types import Account, Kind
 from stepwell.policy.types import BlockId, BlockMeta, KvTier
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from stepwell.engines.base import EngineError
-from stepwell.ledger.budgets import BudgetBook
+from stepwell.ledger.budgets.book import BudgetBook
 from stepwell.ledger.keeper import UNWRITTEN, Keeper
 from stepwell.ledger.types import Budget, Cause, Kind, Resource, Scope
 from stepwell.loop.requests import Finished, Rejected

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from stepwell.ledger.base import LedgerError, PostingBatch, Run, RunId, Store
-from stepwell.ledger.budgets import BudgetBook, BudgetName
+from stepwell.ledger.budgets.book import BudgetBook, BudgetName
+from stepwell.ledger.budgets.lessee import Lessee
+from stepwell.ledger.budgets.spending import spent_by, spent_here_microusd, spent_microusd
 from stepwell.ledger.leases import LEASE_S, PART, TRUST_S, Lease, LeaseElsewhere, LeaseNeed, leased
-from stepwell.ledger.lessee import Lessee
 from stepwell.ledger.settings import LedgerSettings
-from stepwell.ledger.spending import spent_by, spent_here_microusd, spent_microusd
-from stepwell.ledger.sqlite import SqliteStore
-from stepwell.ledger.sqlstore import Cursor
 from stepwell.ledger.start import Ledger, open_ledger
+from stepwell.ledger.stores.sqlite import SqliteStore
+from stepwell.ledger.stores.sqlstore import Cursor
 from stepwell.ledger.types import Account, Budget, Scope, Usage
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.types import Caller, Plan

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stepwell.ledger.base import LedgerError, PostingBatch, Run
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.ledger.types import IDLE, MACHINE, Cause, Posting, Resource
 
 RUN = Run("n", 1, "m", "{}", "", "")

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from stepwell.errors import BadInput
 from stepwell.ledger.base import LedgerError, RunId
-from stepwell.ledger.costs import Rates, load_cost_book
-from stepwell.ledger.grouping import FIELDS, parse_by
-from stepwell.ledger.margin import STORAGE, Margin, margin, read_sums, total_of
 from stepwell.ledger.money import round_half_up
-from stepwell.ledger.queries import Period, runs
-from stepwell.ledger.run_rates import rates_of
-from stepwell.ledger.sqlite import SqliteStore
-from stepwell.ledger.statements import statement, top
+from stepwell.ledger.pricing.costs import Rates, load_cost_book
+from stepwell.ledger.reading.grouping import FIELDS, parse_by
+from stepwell.ledger.reading.margin import STORAGE, Margin, margin, read_sums, total_of
+from stepwell.ledger.reading.queries import Period, runs
+from stepwell.ledger.reading.run_rates import rates_of
+from stepwell.ledger.reading.statements import statement, top
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.ledger.types import IDLE, MACHINE, MACHINE_RESOURCES, OVERHEAD, UNATTRIBUTED, Kind, Resource
 from tests.ledger.made_books import (
     AGENTS,

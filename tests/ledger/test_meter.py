@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.engines.base import EngineError
-from stepwell.ledger.metered import split
-from stepwell.ledger.storage import MOST_PAUSE_US
+from stepwell.ledger.metering.metered import split
+from stepwell.ledger.metering.storage import MOST_PAUSE_US
 from stepwell.ledger.types import Cause, Kind, Resource
 from stepwell.loop.requests import Finished, Rejected
 from stepwell.policy.costs import PrefillFit

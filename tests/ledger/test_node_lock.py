@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.ledger.node_lock import LockHeld, NodeLock
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.stores.node_lock import LockHeld, NodeLock
+from stepwell.ledger.stores.sqlite import SqliteStore
 from tests.ledger.entries import RUN
 
 ROUNDS = 400
@@ -17,7 +17,7 @@ LONG_S = 60.0
 IN_TURN = """
 import os, sys
 from pathlib import Path
-from stepwell.ledger.node_lock import LockHeld, NodeLock
+from stepwell.ledger.stores.node_lock import LockHeld, NodeLock
 
 path, inside, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 while rounds:
@@ -33,7 +33,7 @@ while rounds:
 HOLDS = """
 import sys, time
 from pathlib import Path
-from stepwell.ledger.node_lock import NodeLock
+from stepwell.ledger.stores.node_lock import NodeLock
 
 lock = NodeLock.take(Path(sys.argv[1]))
 print("held", flush=True)

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwell.errors import BadInput
-from stepwell.ledger import margin as margins
-from stepwell.ledger.calendar import UNITS, month, parts, unit_of
-from stepwell.ledger.over_time import joined, statement_over_time
-from stepwell.ledger.prices import PriceBook, TokenCounts, parse_price_book
-from stepwell.ledger.queries import Period, runs, spent
-from stepwell.ledger.repricing import repriced
-from stepwell.ledger.run_rates import rates_of
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.pricing.prices import PriceBook, TokenCounts, parse_price_book
+from stepwell.ledger.reading import margin as margins
+from stepwell.ledger.reading.calendar import UNITS, month, parts, unit_of
+from stepwell.ledger.reading.over_time import joined, statement_over_time
+from stepwell.ledger.reading.queries import Period, runs, spent
+from stepwell.ledger.reading.repricing import repriced
+from stepwell.ledger.reading.run_rates import rates_of
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.ledger.types import Cause, Usage
 from tests.ledger.made_books import HOUR_US, START_US, Writer, agent, made_books, used
 

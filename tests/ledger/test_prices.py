@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.errors import BadInput
-from stepwell.ledger.books import parse_ttl_us, preset_names, preset_text
 from stepwell.ledger.money import apportion, exact, round_half_up
-from stepwell.ledger.prices import (
+from stepwell.ledger.pricing.books import parse_ttl_us, preset_names, preset_text
+from stepwell.ledger.pricing.prices import (
     PriceBook,
     Prices,
     TokenCounts,

@@ -8,7 +8,7 @@ import pytest
 
 from stepwell.basics.per_tier import PerTier
 from stepwell.ledger.base import LedgerError, LedgerFull, PostingBatch, RunId, Store
-from stepwell.ledger.recovery import recover
+from stepwell.ledger.stores.recovery import recover
 from stepwell.ledger.types import (
     IDLE,
     MACHINE,

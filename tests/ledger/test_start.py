@@ -18,14 +18,14 @@ from stepwell.errors import BadInput, StepwellError
 from stepwell.launch import assemble
 from stepwell.launch.assemble import Node, build
 from stepwell.ledger.base import LedgerError
-from stepwell.ledger.budgets import BudgetName
-from stepwell.ledger.queries import runs
+from stepwell.ledger.budgets.book import BudgetName
+from stepwell.ledger.budgets.spending import spent_microusd
+from stepwell.ledger.reading.queries import runs
+from stepwell.ledger.reading.verify import verify
 from stepwell.ledger.settings import BudgetEntry, LedgerSettings
-from stepwell.ledger.spending import spent_microusd
-from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.start import Ledger, open_ledger
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.ledger.types import Budget, Kind, Resource, Scope
-from stepwell.ledger.verify import verify
 from stepwell.loop.requests import Finished, Generation, Output, Rejected
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import Contract

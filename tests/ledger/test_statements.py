@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stepwell.ledger.buckets import WIDTHS_S, Bucket, Query, usage_page, valid_cursor
-from stepwell.ledger.queries import Counts
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.reading.buckets import WIDTHS_S, Bucket, Query, usage_page, valid_cursor
+from stepwell.ledger.reading.queries import Counts
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.ledger.types import Usage
 from tests.ledger.made_books import AGENTS, START_S, START_US, Books, Writer, made_books, used
 

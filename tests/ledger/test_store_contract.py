@@ -15,11 +15,11 @@ import pytest
 
 from stepwell.basics.per_tier import PerTier
 from stepwell.errors import BadInput
-from stepwell.ledger import schema
 from stepwell.ledger.base import LedgerError, LedgerRefused, PostingBatch, Store
-from stepwell.ledger.open import open_store
-from stepwell.ledger.schema import APPEND_ONLY, VERSION
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.stores import schema
+from stepwell.ledger.stores.open import open_store
+from stepwell.ledger.stores.schema import APPEND_ONLY, VERSION
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.ledger.types import (
     IDLE,
     MACHINE,
@@ -422,7 +422,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
 
 UNPRIVILEGED = """
 import os
-from stepwell.ledger.open import open_store
+from stepwell.ledger.stores.open import open_store
 if os.geteuid() == 0:
     os.setgid(65534), os.setuid(65534)
 for name, create in ("new.db", True), ("ledger.db", True), ("ledger.db", False):

@@ -18,8 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from stepwell.basics.per_tier import PerTier
 from stepwell.ledger.base import PostingBatch, RunId
-from stepwell.ledger.recovery import recover
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.stores.recovery import recover
+from stepwell.ledger.stores.sqlite import SqliteStore
+from stepwell.ledger.stores.writer import LedgerWriter
 from stepwell.ledger.types import (
     IDLE,
     MACHINE,
@@ -33,7 +34,6 @@ from stepwell.ledger.types import (
     Posting,
     Resource,
 )
-from stepwell.ledger.writer import LedgerWriter
 from tests.ledger.entries import RUN, START_US, Balances, added, agent, balances
 from tests.ledger.flaky import FlakyStore
 

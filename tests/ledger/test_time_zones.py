@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from stepwell.errors import BadInput
 from stepwell.ledger.base import Store
-from stepwell.ledger.buckets import Bucket, Query, usage_page, valid_cursor
-from stepwell.ledger.calendar import day_after_s, month, parts, zone_of
-from stepwell.ledger.over_time import statement_over_time
-from stepwell.ledger.queries import Period
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.reading.buckets import Bucket, Query, usage_page, valid_cursor
+from stepwell.ledger.reading.calendar import day_after_s, month, parts, zone_of
+from stepwell.ledger.reading.over_time import statement_over_time
+from stepwell.ledger.reading.queries import Period
+from stepwell.ledger.stores.sqlite import SqliteStore
 from tests.ledger.made_books import Writer, agent, used
 
 BERLIN = ZoneInfo("Europe/Berlin")

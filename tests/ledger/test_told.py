@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.ledger.told import EngineReport, ToldAmount
+from stepwell.ledger.metering.told import EngineReport, ToldAmount
 from stepwell.ledger.types import MACHINE, Account, Kind, Resource
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.types import Caller, Close, Plan, Progressed, RequestArrived, Taken

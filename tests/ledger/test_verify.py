@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from stepwell.ledger.base import LedgerError
-from stepwell.ledger.queries import RunRow
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.reading.queries import RunRow
+from stepwell.ledger.reading.verify import Replayed, Verified, describe, verify
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.ledger.types import MACHINE, REVENUE, Account, Cause, Kind, Posting, Resource
-from stepwell.ledger.verify import Replayed, Verified, describe, verify
 from tests.ledger.made_books import AGENTS, LEAD, READER, Books, Writer, gave, made_books, used
 
 HELD = Account(Kind.HELD, "acme")

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.basics.per_tier import PerTier
-from stepwell.ledger import writer as writer_module
-from stepwell.ledger.backlog import Backlog
 from stepwell.ledger.base import LedgerError, PostingBatch
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.stores import writer as writer_module
+from stepwell.ledger.stores.backlog import Backlog
+from stepwell.ledger.stores.sqlite import SqliteStore
+from stepwell.ledger.stores.writer import LedgerWriter
 from stepwell.ledger.types import Cause, Position, Posting, Resource, Usage
-from stepwell.ledger.writer import LedgerWriter
 from tests.ledger.entries import RUN, START_US, Balances, added, agent, balances, batch, computed, count_of
 from tests.ledger.flaky import SENTENCE, FlakyStore
 

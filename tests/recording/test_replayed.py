@@ -20,10 +20,10 @@ from tests.ledger.books import PRICES
 from stepwell.commands.ledger.verify import verify
 from stepwell.errors import BadInput
 from stepwell.ledger.base import PostingBatch, Run
-from stepwell.ledger.recovery import recover
-from stepwell.ledger.sqlite import SqliteStore
+from stepwell.ledger.reading.verify import verify as verify_books
+from stepwell.ledger.stores.recovery import recover
+from stepwell.ledger.stores.sqlite import SqliteStore
 from stepwell.ledger.types import Account, Cause, Resource
-from stepwell.ledger.verify import verify as verify_books
 from stepwell.recording.file import Recorder, RecordingError
 from stepwell.recording.replayed import replay_books, replay_of
 

@@ -14,9 +14,9 @@ from stepwell.basics.clock import MonotonicClock
 from stepwell.engines.null import NullConfig, NullEngine
 from stepwell.ledger import start
 from stepwell.ledger.base import Store
-from stepwell.ledger.open import open_store
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.ledger.start import Ledger, open_ledger
+from stepwell.ledger.stores.open import open_store
 from stepwell.ledger.types import Budget
 from stepwell.loop.driver import Driver
 from stepwell.policy.config import PolicyConfig

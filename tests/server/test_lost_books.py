@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.ledger.sqlite import SqliteStore
-from stepwell.ledger.writer import LedgerWriter
+from stepwell.ledger.stores.sqlite import SqliteStore
+from stepwell.ledger.stores.writer import LedgerWriter
 from tests.server.ledgers import keeping
 
 

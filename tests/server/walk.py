@@ -90,7 +90,7 @@ HAND_OVERS = (
     HandOver("it has a place in the server", "server/limits/gate.py", "Gate._add"),
     HandOver("its prompt is made", "server/generation/prompts.py", "chat_prompt"),
     HandOver("it is put together for the loop", "server/generation/turns.py", "Ask.generations"),
-    HandOver("the most that it may cost is held", "ledger/budgets.py", "BudgetBook.reserve"),
+    HandOver("the most that it may cost is held", "ledger/budgets/book.py", "BudgetBook.reserve"),
     HandOver("the loop is told", "loop/inbox.py", "Inbox.put", _arrives),
     HandOver("the policy is told", "policy/scheduler.py", "Scheduler._arrived"),
     HandOver(PLACED, "policy/admission.py", "Admission._open"),
@@ -103,8 +103,8 @@ HAND_OVERS = (
     ),
     HandOver("the text is a chunk", "server/chat/answer.py", "ChatShape._chunk", _writes_text),
     HandOver("the chunk is bytes", "server/wire/sse.py", "event", _has_text),
-    HandOver("its charge is known", "ledger/bills.py", "Bills.settle"),
-    HandOver("its postings are handed over", "ledger/writer.py", "LedgerWriter.submit", _has_usage),
+    HandOver("its charge is known", "ledger/pricing/bills.py", "Bills.settle"),
+    HandOver("its postings are handed over", "ledger/stores/writer.py", "LedgerWriter.submit", _has_usage),
 )
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from stepwell.fleet.routers import ROUTERS, KvAffine
 from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import RoutedTurn, RoutingChoice
-from stepwell.ledger.costs import CostBook, room_bytes
-from stepwell.ledger.costs import MemoryPrice as CostRoom
-from stepwell.ledger.prices import load_price_book
+from stepwell.ledger.pricing.costs import CostBook, room_bytes
+from stepwell.ledger.pricing.costs import MemoryPrice as CostRoom
+from stepwell.ledger.pricing.prices import load_price_book
 from stepwell.ledger.types import MACHINE_RESOURCES
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler

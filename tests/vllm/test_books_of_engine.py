@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.ledger.told import EngineReport
+from stepwell.ledger.metering.told import EngineReport
 from stepwell.ledger.types import Resource
 from stepwell.policy.types import Caller
 from stepwell.vllm.engine_meter import VARIABLE, stop_reporting

@@ -12,8 +12,8 @@ import httpx2
 import openai
 import pytest
 
-from stepwell.ledger.open import open_store
-from stepwell.ledger.verify import verify
+from stepwell.ledger.reading.verify import verify
+from stepwell.ledger.stores.open import open_store
 from tests.vllm.test_served import serving
 
 SMALL = [

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.errors import StepwellError
-from stepwell.ledger.told import EngineReport
+from stepwell.ledger.metering.told import EngineReport
 from stepwell.ledger.types import Resource
 from stepwell.policy.types import Caller
 from stepwell.vllm.engine_meter import DATAGRAM_BYTES, EngineMeter, Owner, Reporter, owner_of

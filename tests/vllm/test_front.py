@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepwell.ledger.open import open_store
+from stepwell.ledger.reading.verify import verify
+from stepwell.ledger.stores.open import open_store
 from stepwell.ledger.types import Budget, Scope
-from stepwell.ledger.verify import verify
 from stepwell.vllm.books import Count
 from stepwell.vllm.rewrite import FORBIDDEN
 from tests.vllm.counting import Fronted, fronted

@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx2
 
-from stepwell.ledger.open import open_store
-from stepwell.ledger.verify import verify
+from stepwell.ledger.reading.verify import verify
+from stepwell.ledger.stores.open import open_store
 from stepwell.server.run import base_url, listen
 from tests.vllm.conftest import FIRST_START_S
 

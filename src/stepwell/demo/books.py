@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from stepwell.ledger import queries
-from stepwell.ledger.margin import MarginGroup, PeriodSums, margin, read_sums, total_of
-from stepwell.ledger.open import open_store
-from stepwell.ledger.queries import Period
-from stepwell.ledger.run_rates import rates_of
+from stepwell.ledger.reading import queries
+from stepwell.ledger.reading.margin import MarginGroup, PeriodSums, margin, read_sums, total_of
+from stepwell.ledger.reading.queries import Period
+from stepwell.ledger.reading.run_rates import rates_of
+from stepwell.ledger.reading.verify import verify
+from stepwell.ledger.stores.open import open_store
 from stepwell.ledger.types import Kind, Resource
-from stepwell.ledger.verify import verify
 
 COST_RESOURCES = (Resource.COMPUTE, Resource.DEVICE, Resource.HOST, Resource.DISK, Resource.WRITTEN)
 """What costs money, in the order of the table. Copies and reads cost the compute time that they take."""

@@ -36,8 +36,8 @@ from stepwell.errors import BadInput, StepwellError
 from stepwell.launch import assemble
 from stepwell.launch.embedded import embedded
 from stepwell.ledger.base import LedgerError
-from stepwell.ledger.costs import load_cost_book
-from stepwell.ledger.prices import load_price_book
+from stepwell.ledger.pricing.costs import load_cost_book
+from stepwell.ledger.pricing.prices import load_price_book
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.library.documents import Document
 from stepwell.library.load import load_document

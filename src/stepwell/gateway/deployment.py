@@ -43,9 +43,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
-from stepwell.ledger.open import POSTGRES_SCHEMES
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import default_path
+from stepwell.ledger.stores.open import POSTGRES_SCHEMES
 from stepwell.server.callers.hosts import is_loopback
 
 KEY_VARIABLE = "STEPWELL_FLEET_KEY"

@@ -15,9 +15,9 @@ from stepwell.engines.base import Engine, EngineInfo, TextModel
 from stepwell.engines.models import resolve_model
 from stepwell.engines.null import NullConfig
 from stepwell.errors import BadInput, MissingExtra
-from stepwell.ledger.recovery import RecoveredRun
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import KeptModel, Ledger, open_ledgers
+from stepwell.ledger.stores.recovery import RecoveredRun
 from stepwell.loop.driver import Driver
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.eviction import EVICTION_POLICIES

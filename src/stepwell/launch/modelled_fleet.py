@@ -18,8 +18,8 @@ from stepwell.economics.replica import ReplicaModel, fitted_replica, replica_mod
 from stepwell.economics.roofline import Serving
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
-from stepwell.ledger.costs import CostBook, MemoryPrice, Rates, room_bytes
-from stepwell.ledger.prices import load_price_book
+from stepwell.ledger.pricing.costs import CostBook, MemoryPrice, Rates, room_bytes
+from stepwell.ledger.pricing.prices import load_price_book
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.simulate.cluster import Fault, ReplicaSite

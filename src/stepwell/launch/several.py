@@ -23,8 +23,8 @@ from stepwell.launch.assemble import (
     policy_config,
     require_policy,
 )
-from stepwell.ledger.recovery import RecoveredRun
 from stepwell.ledger.start import KeptModel, Ledger
+from stepwell.ledger.stores.recovery import RecoveredRun
 from stepwell.ledger.together import BooksTogether
 from stepwell.loop.driver import Driver
 from stepwell.loop.model_loop import ModelLoop, Sharing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stepwell.ledger.metered import Use
+from stepwell.ledger.metering.metered import Use
 from stepwell.policy.types import Computed, Event, Piece, Plan, RequestArrived, RequestId
 
 

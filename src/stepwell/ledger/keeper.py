@@ -11,12 +11,12 @@ from typing import Protocol
 
 from stepwell.ledger.base import PostingBatch
 from stepwell.ledger.bookkeeper import Bookkeeper, Refusal
-from stepwell.ledger.budgets import BudgetBook, BudgetExceeded
-from stepwell.ledger.lessee import Lessee
-from stepwell.ledger.meter import Meter
-from stepwell.ledger.metered import Entries, Use
+from stepwell.ledger.budgets.book import BudgetBook, BudgetExceeded
+from stepwell.ledger.budgets.lessee import Lessee
+from stepwell.ledger.metering.meter import Meter
+from stepwell.ledger.metering.metered import Entries, Use
+from stepwell.ledger.metering.told import EngineReport
 from stepwell.ledger.money import usd_text
-from stepwell.ledger.told import EngineReport
 from stepwell.ledger.types import MACHINE_RESOURCES, Kind, Posting, Resource, Scope, Usage
 from stepwell.policy.types import Computed, Embedded, Event, Piece, Plan, RequestArrived, RequestId
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from stepwell.ledger.base import Store
-from stepwell.ledger.bills import Bills
 from stepwell.ledger.bookkeeper import Refusal
-from stepwell.ledger.budgets import BudgetBook
-from stepwell.ledger.costs import Rates
+from stepwell.ledger.budgets.book import BudgetBook
+from stepwell.ledger.budgets.lessee import Lessee
 from stepwell.ledger.keeper import Sums
-from stepwell.ledger.lessee import Lessee
+from stepwell.ledger.pricing.bills import Bills
+from stepwell.ledger.pricing.costs import Rates
 from stepwell.ledger.types import Budget, Usage
 from stepwell.policy.types import Embedded, RequestArrived
 

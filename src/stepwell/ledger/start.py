@@ -13,27 +13,27 @@ from pathlib import Path
 
 from stepwell.basics.per_tier import total_of
 from stepwell.ledger.base import LedgerError, Run, RunId, Store
-from stepwell.ledger.bills import Bills
 from stepwell.ledger.bookkeeper import Refusal
-from stepwell.ledger.budgets import BudgetBook, BudgetName
-from stepwell.ledger.compaction import Compactor
-from stepwell.ledger.costs import Capacities, CostBook, Rates, load_cost_book, room_bytes
-from stepwell.ledger.keeper import Keeper, Sums
-from stepwell.ledger.lessee import Lessee
-from stepwell.ledger.meter import Meter
-from stepwell.ledger.open import open_store
-from stepwell.ledger.prices import PriceBook, load_price_book
-from stepwell.ledger.recovery import RecoveredRun, recover
-from stepwell.ledger.settings import FROM_SETTINGS, LedgerSettings
-from stepwell.ledger.spending import (
+from stepwell.ledger.budgets.book import BudgetBook, BudgetName
+from stepwell.ledger.budgets.lessee import Lessee
+from stepwell.ledger.budgets.spending import (
     budgets_in_force,
     last_entry_us,
     spent_by,
     spent_here_microusd,
     spent_microusd,
 )
+from stepwell.ledger.keeper import Keeper, Sums
+from stepwell.ledger.metering.meter import Meter
+from stepwell.ledger.pricing.bills import Bills
+from stepwell.ledger.pricing.costs import Capacities, CostBook, Rates, load_cost_book, room_bytes
+from stepwell.ledger.pricing.prices import PriceBook, load_price_book
+from stepwell.ledger.settings import FROM_SETTINGS, LedgerSettings
+from stepwell.ledger.stores.compaction import Compactor
+from stepwell.ledger.stores.open import open_store
+from stepwell.ledger.stores.recovery import RecoveredRun, recover
+from stepwell.ledger.stores.writer import LedgerWriter
 from stepwell.ledger.types import Budget, Usage
-from stepwell.ledger.writer import LedgerWriter
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.types import Embedded, RequestArrived
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from stepwell.engines.base import BatchItem, PromptToken, Sampled, TextModel
-from stepwell.ledger.metered import Use
+from stepwell.ledger.metering.metered import Use
 from stepwell.loop.drafts import Drafts
 from stepwell.loop.requests import (
     Admitted,

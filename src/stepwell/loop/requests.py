@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from stepwell.basics.per_tier import PerTier
 from stepwell.engines.base import SamplingParams
-from stepwell.ledger.metered import Use
+from stepwell.ledger.metering.metered import Use
 from stepwell.loop.timing import Timing
 from stepwell.policy.types import NO_HINT, Caller, Hint, Open, RequestArrived, RequestId
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 
 from stepwell.errors import BadInput
-from stepwell.ledger.bills import Bills
-from stepwell.ledger.meter import Meter
-from stepwell.ledger.metered import Entries, ran_pieces
-from stepwell.ledger.prices import parse_price_book
-from stepwell.ledger.queries import RunRow
-from stepwell.ledger.sqlstore import plain
+from stepwell.ledger.metering.meter import Meter
+from stepwell.ledger.metering.metered import Entries, ran_pieces
+from stepwell.ledger.pricing.bills import Bills
+from stepwell.ledger.pricing.prices import parse_price_book
+from stepwell.ledger.reading.queries import RunRow
+from stepwell.ledger.reading.verify import Replay, Replayed
+from stepwell.ledger.stores.sqlstore import plain
 from stepwell.ledger.types import Account, Resource
-from stepwell.ledger.verify import Replay, Replayed
 from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Computed, Plan

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from stepwell.ledger.bills import Bills
-from stepwell.ledger.costs import Rates
 from stepwell.ledger.keeper import Sums
-from stepwell.ledger.meter import Meter
+from stepwell.ledger.metering.meter import Meter
 from stepwell.ledger.money import MICROUSD
-from stepwell.ledger.prices import PriceBook
+from stepwell.ledger.pricing.bills import Bills
+from stepwell.ledger.pricing.costs import Rates
+from stepwell.ledger.pricing.prices import PriceBook
 from stepwell.ledger.types import MACHINE_RESOURCES, Kind
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.types import Computed, Event, Piece, Plan

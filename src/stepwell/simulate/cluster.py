@@ -16,7 +16,7 @@ from stepwell.fleet.prefixes import CUTS, PromptPrefix
 from stepwell.fleet.routers import Router
 from stepwell.fleet.state import Fleet, Ticket
 from stepwell.fleet.types import NodeState, RoutedTurn, RoutingCosts
-from stepwell.ledger.prices import PriceBook
+from stepwell.ledger.pricing.prices import PriceBook
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Event, Hinted, KvTier, RequestArrived, RequestCancelled, RequestId

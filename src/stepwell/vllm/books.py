@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 
 from stepwell.basics.clock import Clock
 from stepwell.ledger.bookkeeper import Refusal
+from stepwell.ledger.budgets.lessee import Lessee
 from stepwell.ledger.keeper import Keeper
-from stepwell.ledger.lessee import Lessee
-from stepwell.ledger.told import EngineReport
+from stepwell.ledger.metering.told import EngineReport
 from stepwell.ledger.types import UNATTRIBUTED, Usage
 from stepwell.policy.types import (
     Close,

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from stepwell.ledger.metered import split
+from stepwell.ledger.metering.metered import split
 from stepwell.ledger.types import Resource
 from stepwell.policy.types import Caller
 from stepwell.vllm.owner import caller_of, request_of

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.errors import StepwellError
-from stepwell.ledger.told import EngineReport, ToldAmount
+from stepwell.ledger.metering.told import EngineReport, ToldAmount
 from stepwell.ledger.types import Account, Resource
 from stepwell.policy.types import Caller
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from stepwell.ledger.metered import split
+from stepwell.ledger.metering.metered import split
 from stepwell.ledger.types import Resource
 from stepwell.vllm.engine_meter import EngineMeter, Owner, merged, owner_of
 

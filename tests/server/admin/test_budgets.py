@@ -12,7 +12,7 @@ import pytest
 
 from stepwell.engines.null import NullConfig
 from stepwell.launch.assemble import build
-from stepwell.ledger.budgets import BudgetName
+from stepwell.ledger.budgets.book import BudgetName
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.ledger.types import Budget, Scope
 from stepwell.policy.types import Hint, Wait

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
-from stepwell.ledger.buckets import COLUMNS, valid_cursor
-from stepwell.ledger.open import open_store
+from stepwell.ledger.reading.buckets import COLUMNS, valid_cursor
+from stepwell.ledger.stores.open import open_store
 from stepwell.server.admin.organization import COSTS as COST_RULES
 from stepwell.server.admin.organization import USAGE as USAGE_RULES
 from stepwell.server.admin.organization_query import Rules, read

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.ledger.bills import Bills
-from stepwell.ledger.prices import parse_price_book
+from stepwell.ledger.pricing.bills import Bills
+from stepwell.ledger.pricing.prices import parse_price_book
 from tests.server.ledgers import bearer, keeping
 from tests.server.wire import TEXT, post
 

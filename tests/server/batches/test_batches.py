@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from openai import BadRequestError, NotFoundError, OpenAI
 
 from stepwell.engines.null import NullConfig
-from stepwell.ledger.queries import join_sum, split_sum
+from stepwell.ledger.reading.queries import join_sum, split_sum
 from stepwell.server.batches.charges import agent_of
 from stepwell.server.batches.lines import Line, ordered, read
 from stepwell.server.batches.runner import BatchLimits, ServedBatches

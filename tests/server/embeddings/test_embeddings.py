@@ -18,8 +18,8 @@ import pytest
 
 from stepwell.embed.base import Input, Wishes
 from stepwell.embed.process import EmbeddingProcess, Spent
+from stepwell.ledger.reading.verify import verify
 from stepwell.ledger.types import Budget, Scope
-from stepwell.ledger.verify import verify
 from stepwell.server.backends.vectors import AT_ONCE, ServedEmbeddings
 from stepwell.server.callers.keys import KeyEntry, KeyRing
 from tests.embed.conftest import bert, ranker, tiny_folder

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from stepwell.ledger.lessee import Lessee
+from stepwell.ledger.budgets.lessee import Lessee
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.ledger.types import Budget, Scope
 from stepwell.policy.types import Caller

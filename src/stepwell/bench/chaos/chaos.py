@@ -26,7 +26,7 @@ from stepwell.console.output import table
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.errors import BadInput, StepwellError
-from stepwell.ledger.open import open_store
+from stepwell.ledger.stores.open import open_store
 
 MINUTES = 30.0
 LONGEST_S, QUICK_LONGEST_S = 8.0, 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stepwell.bench.chaos.tally import BOOKS, RETRIES_S, Agent, AgentTurns, ChaosTally
 from stepwell.bench.chaos.target import ChaosTarget
 from stepwell.ledger.base import Store
-from stepwell.ledger.verify import verify
+from stepwell.ledger.reading.verify import verify
 
 READ_S = 5.0
 """How long after a kill a busy client may still read what was sent before it."""

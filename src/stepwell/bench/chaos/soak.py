@@ -23,8 +23,8 @@ from stepwell.console.output import table
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
 from stepwell.errors import StepwellError
-from stepwell.ledger.bills import MAX_CORRECTABLE
-from stepwell.ledger.open import open_store
+from stepwell.ledger.pricing.bills import MAX_CORRECTABLE
+from stepwell.ledger.stores.open import open_store
 from stepwell.recording.decided_again import decided_again
 from stepwell.recording.file import read_recording
 

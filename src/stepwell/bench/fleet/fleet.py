@@ -25,10 +25,10 @@ from stepwell.console.options import Positive
 from stepwell.console.output import sheet
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
-from stepwell.ledger.open import open_store
-from stepwell.ledger.queries import Period
-from stepwell.ledger.statements import statement
-from stepwell.ledger.verify import verify
+from stepwell.ledger.reading.queries import Period
+from stepwell.ledger.reading.statements import statement
+from stepwell.ledger.reading.verify import verify
+from stepwell.ledger.stores.open import open_store
 
 KILLED = "killed"
 ARMS = {

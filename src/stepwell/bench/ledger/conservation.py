@@ -28,10 +28,10 @@ from stepwell.console.output import table
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput
-from stepwell.ledger.open import open_store
-from stepwell.ledger.queries import Accounts, moves
+from stepwell.ledger.reading.queries import Accounts, moves
+from stepwell.ledger.reading.verify import Verified, verify
+from stepwell.ledger.stores.open import open_store
 from stepwell.ledger.types import MACHINE_RESOURCES, Kind, Resource
-from stepwell.ledger.verify import Verified, verify
 from stepwell.recording.replayed import replay_of
 
 LIMIT_PERCENT = 0.1

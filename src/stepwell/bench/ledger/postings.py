@@ -27,7 +27,7 @@ from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.errors import BadInput
 from stepwell.ledger.base import PostingBatch, Run, Store
-from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
+from stepwell.ledger.stores.open import POSTGRES_SCHEMES, open_store
 from stepwell.ledger.types import (
     IDLE,
     MACHINE,

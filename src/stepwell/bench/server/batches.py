@@ -28,9 +28,9 @@ from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.engines.prose import prose
 from stepwell.errors import StepwellError
-from stepwell.ledger.open import open_store
-from stepwell.ledger.queries import Period
-from stepwell.ledger.statements import statement
+from stepwell.ledger.reading.queries import Period
+from stepwell.ledger.reading.statements import statement
+from stepwell.ledger.stores.open import open_store
 
 LINES, PREFIXES, PREFIX_WORDS = 5_000, 20, 100
 QUICK_LINES = 200

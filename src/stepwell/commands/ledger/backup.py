@@ -12,8 +12,8 @@ from rich.progress import Progress
 from stepwell.basics.units import counted
 from stepwell.commands.ledger.flags import Config, Ledger, existing
 from stepwell.errors import BadInput
-from stepwell.ledger.backup import back_up
-from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
+from stepwell.ledger.stores.backup import back_up
+from stepwell.ledger.stores.open import POSTGRES_SCHEMES, open_store
 
 
 def backup(

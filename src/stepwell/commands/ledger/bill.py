@@ -24,13 +24,13 @@ from stepwell.commands.ledger.flags import (
 from stepwell.console.options import PAGES, ending_in
 from stepwell.errors import BadInput
 from stepwell.ledger.base import Store
-from stepwell.ledger.calendar import month as month_of
-from stepwell.ledger.calendar import zone_of
-from stepwell.ledger.export import usd
-from stepwell.ledger.over_time import statement_over_time
-from stepwell.ledger.prices import PriceBook, load_price_book
-from stepwell.ledger.queries import Counts, Period
-from stepwell.ledger.statements import Statement
+from stepwell.ledger.pricing.prices import PriceBook, load_price_book
+from stepwell.ledger.reading.calendar import month as month_of
+from stepwell.ledger.reading.calendar import zone_of
+from stepwell.ledger.reading.export import usd
+from stepwell.ledger.reading.over_time import statement_over_time
+from stepwell.ledger.reading.queries import Counts, Period
+from stepwell.ledger.reading.statements import Statement
 from stepwell.report.page import Page
 from stepwell.report.pdf import pdf
 

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from stepwell.errors import BadInput
-from stepwell.ledger.books import BookKind, nearest, preset_names, preset_text
-from stepwell.ledger.costs import load_cost_book
-from stepwell.ledger.prices import load_price_book
+from stepwell.ledger.pricing.books import BookKind, nearest, preset_names, preset_text
+from stepwell.ledger.pricing.costs import load_cost_book
+from stepwell.ledger.pricing.prices import load_price_book
 
 KINDS: tuple[BookKind, ...] = ("price", "cost")
 

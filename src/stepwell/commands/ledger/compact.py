@@ -16,9 +16,9 @@ from stepwell.commands.ledger.flags import Config, Ledger, existing
 from stepwell.console.options import Flag, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
-from stepwell.ledger.compaction import Compacted, compact, cutoff_us, would_compact
-from stepwell.ledger.open import open_store
 from stepwell.ledger.settings import LEAST_KEEP_DAYS
+from stepwell.ledger.stores.compaction import Compacted, compact, cutoff_us, would_compact
+from stepwell.ledger.stores.open import open_store
 from stepwell.settings.file import load
 
 

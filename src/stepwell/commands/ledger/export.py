@@ -17,10 +17,10 @@ from stepwell.basics.private import private_umask
 from stepwell.commands.ledger.flags import Config, Ledger, Since, Tenant, Until, opened, period
 from stepwell.console.options import no_option
 from stepwell.errors import BadInput
-from stepwell.ledger import export as exporting
 from stepwell.ledger.base import Store
-from stepwell.ledger.export import Sheet
-from stepwell.ledger.queries import Period
+from stepwell.ledger.reading import export as exporting
+from stepwell.ledger.reading.export import Sheet
+from stepwell.ledger.reading.queries import Period
 
 Format = Literal["csv", "parquet", "spend-log"]
 ENDINGS = (".csv", ".parquet")

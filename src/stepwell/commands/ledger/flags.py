@@ -15,14 +15,14 @@ from rich.console import Console
 
 from stepwell.errors import BadInput
 from stepwell.ledger.base import NoLedger, Store
-from stepwell.ledger.costs import Rates, load_cost_book
-from stepwell.ledger.grouping import Group
-from stepwell.ledger.margin import PeriodSums, read_sums
-from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
-from stepwell.ledger.queries import LAST_US, Period, runs
-from stepwell.ledger.run_rates import rates_of
+from stepwell.ledger.pricing.costs import Rates, load_cost_book
+from stepwell.ledger.reading.grouping import Group
+from stepwell.ledger.reading.margin import PeriodSums, read_sums
+from stepwell.ledger.reading.queries import LAST_US, Period, runs
+from stepwell.ledger.reading.run_rates import rates_of
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import default_path
+from stepwell.ledger.stores.open import POSTGRES_SCHEMES, open_store
 from stepwell.settings.file import load
 from stepwell.settings.keys import key_ring
 

@@ -38,14 +38,14 @@ from stepwell.commands.ledger.tables import (
 )
 from stepwell.console.options import ResultOption
 from stepwell.console.output import console_for, write_json
-from stepwell.ledger import margin as margins
-from stepwell.ledger import statements
-from stepwell.ledger.calendar import UNITS, parts, unit_of, zone_of
-from stepwell.ledger.grouping import parse_by
-from stepwell.ledger.margin import Margin, MarginGroup
-from stepwell.ledger.over_time import charges, joined, statement_over_time
-from stepwell.ledger.prices import load_price_book
-from stepwell.ledger.queries import Counts, Period
+from stepwell.ledger.pricing.prices import load_price_book
+from stepwell.ledger.reading import margin as margins
+from stepwell.ledger.reading import statements
+from stepwell.ledger.reading.calendar import UNITS, parts, unit_of, zone_of
+from stepwell.ledger.reading.grouping import parse_by
+from stepwell.ledger.reading.margin import Margin, MarginGroup
+from stepwell.ledger.reading.over_time import charges, joined, statement_over_time
+from stepwell.ledger.reading.queries import Counts, Period
 
 By = Annotated[str, Parameter(help="By what to add up; several with commas.")]
 

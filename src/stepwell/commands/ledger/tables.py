@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from stepwell.console.fitting import UNBOUNDED, fitted
-from stepwell.ledger.export import usd
-from stepwell.ledger.grouping import Group
-from stepwell.ledger.margin import STORAGE, Exchange, Margin, MarginGroup
-from stepwell.ledger.queries import Counts
-from stepwell.ledger.statements import Statement
+from stepwell.ledger.reading.export import usd
+from stepwell.ledger.reading.grouping import Group
+from stepwell.ledger.reading.margin import STORAGE, Exchange, Margin, MarginGroup
+from stepwell.ledger.reading.queries import Counts
+from stepwell.ledger.reading.statements import Statement
 from stepwell.ledger.types import Kind, Resource
 
 MACHINE_NAMES = {Kind.IDLE: "(idle)", Kind.OVERHEAD: "(loop)", Kind.UNATTRIBUTED: "(lost)"}

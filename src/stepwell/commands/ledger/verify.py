@@ -16,7 +16,7 @@ from stepwell.commands.ledger.tables import printable
 from stepwell.console.options import ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
-from stepwell.ledger import verify as verifying
+from stepwell.ledger.reading import verify as verifying
 from stepwell.recording.replayed import replay_of
 
 MOST_LINES = 20

@@ -18,7 +18,7 @@ from stepwell.economics.changes import with_changes
 from stepwell.economics.constants import load_constants
 from stepwell.economics.roofline import PREFILL_TERMS, TERMS, Serving, kv_room_bytes, terms
 from stepwell.errors import BadInput
-from stepwell.ledger.costs import CostBook, load_cost_book, room_bytes
+from stepwell.ledger.pricing.costs import CostBook, load_cost_book, room_bytes
 from stepwell.policy.config import PolicyConfig
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.recorded import Recorded

@@ -27,8 +27,8 @@ from stepwell.gateway.deployment import (
     plans,
 )
 from stepwell.launch.serve import say
-from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
 from stepwell.ledger.settings import NO_LEDGER
+from stepwell.ledger.stores.open import POSTGRES_SCHEMES, open_store
 from stepwell.server.callers.key_reload import KeyReload
 from stepwell.server.callers.keys import KeyRing
 from stepwell.server.errors import ApiError

@@ -19,11 +19,11 @@ from stepwell.engines.models import resolve_model
 from stepwell.errors import StepwellError
 from stepwell.launch.assemble import require_policy
 from stepwell.launch.several import apart, engine_settings
-from stepwell.ledger.costs import load_cost_book
-from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
-from stepwell.ledger.prices import load_price_book
+from stepwell.ledger.pricing.costs import load_cost_book
+from stepwell.ledger.pricing.prices import load_price_book
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import default_path
+from stepwell.ledger.stores.open import POSTGRES_SCHEMES, open_store
 from stepwell.server.run import listen, require_keys_beyond_loopback
 from stepwell.settings.file import Settings
 from stepwell.settings.keys import key_ring

@@ -23,7 +23,7 @@ from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
 from stepwell.launch.modelled_fleet import Built, Hardware, build
-from stepwell.ledger.prices import load_price_book
+from stepwell.ledger.pricing.prices import load_price_book
 from stepwell.ledger.types import Resource
 from stepwell.report import charts
 from stepwell.report.page import Page

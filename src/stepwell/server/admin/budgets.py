@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from stepwell.ledger.budgets import BudgetState
+from stepwell.ledger.budgets.book import BudgetState
 from stepwell.ledger.settings import OPERATOR, Text, microusd
 from stepwell.ledger.types import Budget, Scope
 from stepwell.server.agents.sessions import exact, put_in_force, require_ledger

@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from stepwell.ledger.base import Store
-from stepwell.ledger.margin import Margin, margin, read_sums
-from stepwell.ledger.queries import Period, runs
-from stepwell.ledger.run_rates import rates_of
+from stepwell.ledger.reading.margin import Margin, margin, read_sums
+from stepwell.ledger.reading.queries import Period, runs
+from stepwell.ledger.reading.run_rates import rates_of
 from stepwell.server.agents.sessions import require_ledger
 from stepwell.server.errors import bad_request
 from stepwell.server.service import service_of

@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stepwell.ledger.base import Store
-from stepwell.ledger.buckets import Bucket, BucketGroup, usage_page
-from stepwell.ledger.queries import Counts
+from stepwell.ledger.reading.buckets import Bucket, BucketGroup, usage_page
+from stepwell.ledger.reading.queries import Counts
 from stepwell.server.admin.organization_query import Asked, Rules, cursor_text, read
 from stepwell.server.errors import not_found
 from stepwell.server.service import service_of

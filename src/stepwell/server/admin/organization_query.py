@@ -17,8 +17,8 @@ from typing import Any
 from starlette.datastructures import QueryParams
 
 from stepwell.errors import BadInput
-from stepwell.ledger.buckets import PageCursor, Query, valid_cursor
-from stepwell.ledger.calendar import zone_of
+from stepwell.ledger.reading.buckets import PageCursor, Query, valid_cursor
+from stepwell.ledger.reading.calendar import zone_of
 from stepwell.server.callers.keys import ApiKey
 from stepwell.server.errors import ApiError, bad_request, clip, unsupported
 

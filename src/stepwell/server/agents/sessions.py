@@ -17,11 +17,11 @@ from starlette.responses import JSONResponse, Response
 
 from stepwell.errors import BadInput
 from stepwell.ledger.base import Store
-from stepwell.ledger.budgets import BudgetName, BudgetState
+from stepwell.ledger.budgets.book import BudgetName, BudgetState
+from stepwell.ledger.budgets.spending import actor_of
 from stepwell.ledger.port import RunningBooks
-from stepwell.ledger.queries import join_sum, one_of, split_sum
+from stepwell.ledger.reading.queries import join_sum, one_of, split_sum
 from stepwell.ledger.settings import FROM_SETTINGS, OPERATOR
-from stepwell.ledger.spending import actor_of
 from stepwell.ledger.types import Budget, Scope
 from stepwell.loop.snapshot import AgentView
 from stepwell.server.callers.identity import clean

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from stepwell.ledger.base import Store
 from stepwell.ledger.port import RunningBooks
-from stepwell.ledger.queries import ACCOUNT_COLUMNS, join_sum, split_sum
+from stepwell.ledger.reading.queries import ACCOUNT_COLUMNS, join_sum, split_sum
 from stepwell.ledger.types import Account, Cause, Kind, Usage
 from stepwell.server.batches.store import DONE, WAITING, Batch, BatchStore
 

@@ -37,7 +37,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from stepwell.errors import BadInput
-from stepwell.ledger.budgets import BudgetBook
+from stepwell.ledger.budgets.book import BudgetBook
 from stepwell.ledger.settings import FROM_SETTINGS, Usd, microusd
 from stepwell.ledger.types import Budget, Scope
 from stepwell.loop.requests import LOCAL_TENANT

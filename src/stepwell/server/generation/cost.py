@@ -7,11 +7,11 @@ from dataclasses import fields
 from typing import Any
 
 from stepwell.basics.per_tier import total_of
-from stepwell.ledger.bills import FOR_OTHERS, tokens_of
-from stepwell.ledger.budgets import BudgetBook, BudgetState, names_of
-from stepwell.ledger.metered import Use
+from stepwell.ledger.budgets.book import BudgetBook, BudgetState, names_of
+from stepwell.ledger.metering.metered import Use
 from stepwell.ledger.money import usd_text
-from stepwell.ledger.prices import Charge, TokenCounts, anthropic_usage
+from stepwell.ledger.pricing.bills import FOR_OTHERS, tokens_of
+from stepwell.ledger.pricing.prices import Charge, TokenCounts, anthropic_usage
 from stepwell.policy.types import Wait
 from stepwell.server.backends.books import Books
 from stepwell.server.generation.turns import Ask, Progress

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from stepwell.ledger.bills import FOR_OTHERS
+from stepwell.ledger.pricing.bills import FOR_OTHERS
 from stepwell.loop.requests import Generation, Preempted, Rejected
 from stepwell.policy.types import Wait
 from stepwell.server.backends.bridge import Arrival, Generations

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
-from stepwell.ledger.lessee import Lessee
+from stepwell.ledger.budgets.lessee import Lessee
 from stepwell.ledger.port import RunningBooks
 from stepwell.loop.requests import Generation
 from stepwell.policy.types import Caller

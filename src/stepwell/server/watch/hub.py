@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from stepwell.ledger.base import Store
-from stepwell.ledger.queries import join_sum, one_of, split_sum
+from stepwell.ledger.reading.queries import join_sum, one_of, split_sum
 from stepwell.loop.rarely import Rarely
 from stepwell.loop.snapshot import AgentView, Snapshot
 from stepwell.server.agents.routes import agent_object, agent_status

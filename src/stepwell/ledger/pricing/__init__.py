@@ -1,0 +1,1 @@
+"""Price books and cost books, and what a request is charged by them."""

@@ -1,0 +1,1 @@
+"""What the books say: sums, statements, margins, exports, and whether they are right."""
