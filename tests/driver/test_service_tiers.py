@@ -438,6 +438,30 @@ def test_a_turn_at_its_bound_waits_for_a_paid_stream_to_end_but_not_for_ever() -
     rig.settle()
 
 
+def test_a_paid_turn_finds_room_among_turns_at_their_bound_and_the_one_that_leads_stays() -> None:
+    """They share a fifth of the compute, so all of them together would hold their frames for long, and paid
+    turns would wait for that: only one of them at a time keeps its place."""
+    tight = Contract("priority", weight=16, tpot_target_us=1_000)
+    flex = Contract("flex", weight=1, max_wait_us=SECOND)
+    rig = tiered(tight, flex, device=32, decode_us_per_step=20_000)
+    rig.ask(prompt(2, 100), 400, tenant="p", service_tier="priority")
+    steps(rig, 4)
+    flood = [rig.ask(prompt(300 + n, 90), 20, tenant="f", service_tier="flex") for n in range(3)]
+    rig.driver.step()
+    turns = rig.driver.scheduler.table.turns.values()
+    of_flex = [turn for turn in turns if turn.contract.name == "flex"]
+    while not all(turn.aged for turn in of_flex):
+        rig.driver.step()
+    rig.driver.step()
+    assert [turn.leads for turn in of_flex] == [True, False, False]
+    second = rig.ask(prompt(5, 100), 20, tenant="p", service_tier="priority", session="second")
+    steps(rig, 2)
+    assert any(isinstance(output, Admitted) for output in second.outputs)
+    assert preempted(flood[0]) == 0
+    assert any(preempted(answer) for answer in flood[1:])
+    assert finished_at(flood, rig) == [0, 1, 2]
+
+
 def test_a_full_queue_gives_up_the_youngest_of_the_lightest() -> None:
     rig = tiered(max_running=1, max_waiting=3)
     running = rig.ask(prompt(1, 20), 200, tenant="f", service_tier="flex")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stepwell.policy.contracts import Contract, ContractBook
 from stepwell.policy.queue import Queue
-from stepwell.policy.turns import AgentRecord, Turn
+from stepwell.policy.turns import AgentRecord, Turn, TurnState
 from stepwell.policy.types import Caller, RequestArrived
 
 DEFAULT = Contract("default", max_wait_us=40)
@@ -24,11 +24,14 @@ def turn(number: int, session: str, *, since_us: int = 0) -> Turn:
 
 
 def in_order(queue: Queue, waiting: list[Turn], aged: list[int], count: int) -> list[int]:
-    """What ``Queue`` promises, over all turns at once; ``aged``: in the order in which they came to it."""
+    """What ``Queue`` promises, over all turns at once: who leads, then ``aged`` in the order in which
+    they came to it."""
     young = [one for one in waiting if not one.aged]
     young.sort(key=lambda one: (not one.had_place, queue.attained.session_rank(one), one.id))
     present = {one.id for one in waiting}
-    return [*(one for one in aged if one in present), *(one.id for one in young)][:count]
+    leads = [one.id for one in waiting if one.leads]
+    others = [one for one in aged if one in present and one not in leads]
+    return [*leads, *others, *(one.id for one in young)][:count]
 
 
 Steps = st.lists(
@@ -56,10 +59,12 @@ def test_a_long_line_has_the_order_of_a_short_one(steps: list[tuple[str, int]], 
             opened.append(waiting[which % len(waiting)])
             queue.remove(opened[-1])
             opened[-1].goes_on(now_us)
+            opened[-1].state = TurnState.RUNNING
         elif what in ("preempt", "load fails") and opened:
             again = opened.popleft()
             again.had_place = again.had_place or what == "preempt"
             again.stands_still(now_us)
+            again.state = TurnState.WAITING
             queue.add_first(again)
             if again.aged:
                 aged.remove(again.id)
@@ -73,6 +78,7 @@ def test_a_long_line_has_the_order_of_a_short_one(steps: list[tuple[str, int]], 
         assert waiting == sorted(waiting, key=lambda one: one.waiting_since_us)
         assert [one.id for one in queue.window(count)] == in_order(queue, waiting, aged, count)
     for one in list(queue):
+        queue.at_bound.ended(one)
         queue.remove(one)
     assert not queue.window(count) and not queue._by_session["default"]
 

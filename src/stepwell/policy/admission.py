@@ -39,15 +39,16 @@ class Admission:
 
     def admit(self) -> None:
         """A turn that waits for disk or for another's prefix lets others pass; one that waits for room does
-        not, or large requests would starve (but a turn that is only owed its place does not hold up heavier
-        ones)."""
+        not, or large requests would starve (but a turn that is only owed its place, or at its bound and does
+        not lead, does not hold up heavier ones)."""
         self.table.fetches = False
+        self.table.waiting.age(self.table.now_us)
         if not self.table.waiting:
             self.table.release_claims_beyond(())
             return
-        self.table.waiting.age(self.table.now_us)
         self._count_again()
         blocked: Turn | None = None
+        held_up = 0
         budget_bytes = self._host_budget()
         owed = self._owed_places()
         window = self._in_order(self.table.waiting.window(self.config.scan_waiting, owed))
@@ -60,15 +61,20 @@ class Admission:
             budget_bytes -= turn.planned_bytes
             if self._must_wait(turn):
                 self._explain(turn)
-            elif blocked is not None:
+            elif blocked is not None and turn.contract.weight <= held_up:
                 self.reasons.queues(turn, blocked, owed)
             elif self._still_no_room(turn) or not self._try_open(turn, path):
                 self.reasons.has_no_room(turn)
-                blocks = turn.aged or turn.contract.name not in owed or turn is self._made_way_for
-                blocked = turn if blocks else None
+                blocked, held_up = turn, self._holds_up(turn, owed)
         self.block_manager.beneficiary = 0
         self.table.release_claims_beyond([turn.id for turn in window])
         self._window, self._window_owed = window, owed
+
+    def _holds_up(self, turn: Turn, owed: Mapping[str, int]) -> int:
+        """Turns up to which weight stay behind one that has no room."""
+        if turn.leads or turn.contract.name not in owed or turn is self._made_way_for:
+            return WHOLE
+        return turn.contract.weight if turn.aged else 0
 
     def _in_order(self, window: list[Turn]) -> list[Turn]:
         """First the turn for which others had to leave: else one that left and is owed a place would take the
@@ -77,7 +83,7 @@ class Admission:
         if first is None or first not in window:
             self._made_way_for = None
             return window
-        if window[0].aged:  # no turn goes before it or takes its place
+        if window[0].leads:  # no turn goes before it or takes its place
             return window
         return [first, *(turn for turn in window if turn is not first)]
 
@@ -308,7 +314,7 @@ class Admission:
         another service tier does not count as room, as long as any turn runs."""
         own = self._reserved_blocks(turn, turn.total) - self._whole_blocks(path)
         missing = self._unpinned(path) + own + self._promised() - self.block_manager.room_on_device()
-        if self.table.book.ordered and self.table.running and not turn.aged:
+        if self.table.book.ordered and self.table.running and not turn.leads:
             missing += self.block_manager.eviction.withheld(KvTier.DEVICE, turn.contract.name)
             if turn.contract.cap.device < WHOLE:
                 missing = max(missing, self._frames_at_once(turn, path) - self._cap_room(turn))
@@ -358,28 +364,28 @@ class Admission:
 
     def _places_for(self, turn: Turn) -> int:
         """How many turns may run with this one: the places owed to others are not for it."""
-        if turn.aged:
+        if turn.leads:
             return self.config.max_running
         owed = self._owed_places()
         kept = sum(short for name, short in owed.items() if name != turn.contract.name)
         return max(1, self.config.max_running - kept)
 
     def _victims_of(self, turn: Turn) -> list[Turn]:
-        """Running turns that a heavier one may displace, or one that has waited for twice its bound: the
-        lightest and youngest first. None that has waited too long or only just came, and none within its
-        guaranteed frames."""
+        """Running turns that a heavier one may displace, or the leader of those at their bound once it has
+        waited for twice that: the lightest and youngest first. Not the leader, none that only just came, and
+        none within its guaranteed frames."""
         if not self.table.book.ordered:
             return []
         running = [self.table.turns[r] for r in reversed(self.table.running)]
-        waited_us = self.table.now_us - turn.waiting_since_us
-        weight = WHOLE + 1 if waited_us >= 2 * turn.contract.max_wait_us else turn.contract.weight
-        lighter = [t for t in running if t.contract.weight < weight and not t.aged and self._has_run(t)]
+        waited_us, contract = self.table.now_us - turn.waiting_since_us, turn.contract
+        weight = WHOLE + 1 if turn.leads and waited_us >= 2 * contract.max_wait_us else contract.weight
+        lighter = [t for t in running if t.contract.weight < weight and not t.leads and self._has_run(t)]
         if not lighter:
             return []
         held: dict[str, int] = {}
         for one in running:
             held[one.contract.name] = held.get(one.contract.name, 0) + one.blocks_held
-        lighter.sort(key=lambda t: t.contract.weight)  # and among equals as they stand
+        lighter.sort(key=lambda t: (t.contract.weight, t.aged))  # and among equals as they stand
         return [victim for victim in lighter if not self._within_guarantee(victim, held)]
 
     def _has_run(self, turn: Turn) -> bool:

@@ -122,14 +122,14 @@ class BatchBuilder:
         tokens = self._tokens_of_step(prompts)
         step = _Step(tokens, decode_us=(max(1, first_us), max(1, further_us)))
         streams = [turn for turn in order if not turn.prefilling]
-        if streams and streams[0].aged:  # what it may have beside those with a target, they say
+        if streams and streams[0].leads:  # what it may have beside those with a target, they say
             streams.sort(key=lambda turn: -turn.contract.weight)
         for turn in streams:
             turn.checked = 0
         self._add_decoding(streams, step)
         if self.config.draft_tokens and not prompts:
             self._add_drafts(streams, step)
-        if prompts and prompts[0].aged:
+        if prompts and prompts[0].leads:
             step.coming_us = self._coming_us(prompts, step)
         for group in by_tenant(prompts) if self.book.ordered else [[turn] for turn in prompts]:
             self._add_prompts(group, step)
@@ -159,12 +159,13 @@ class BatchBuilder:
 
     def _order(self) -> list[Turn]:
         """The running turns: the heaviest service tier first, then the tenant with the least attained
-        service, then in order of admission. A turn that has waited too long counts as heaviest."""
+        service, then in order of admission. Before them the leader of those that have waited too long; the
+        others that have stand before the rest of their service tier."""
         turns = [self.table.turns[request] for request in self.table.running]
         if not self.book.ordered:
             return turns
         rank = self.attained.rank
-        return sorted(turns, key=lambda turn: (not turn.aged, -turn.contract.weight, rank(turn)))
+        return sorted(turns, key=lambda t: (not t.leads, -t.contract.weight, not t.aged, rank(t)))
 
     def _add_prompts(self, prompts: Sequence[Turn], step: _Step) -> None:
         """Those of one tenant: half of what it gets is kept for the oldest, and the others share the rest."""
@@ -261,7 +262,7 @@ class BatchBuilder:
         """What prompts take of the step that are not limited and stand behind turns that waited too long."""
         tokens, total_us = step.tokens_left, 0
         for turn in prompts:
-            if not turn.aged and turn.contract.weight >= step.limit_weight:
+            if not turn.leads and turn.contract.weight >= step.limit_weight:
                 count = min(turn.remaining, tokens, self._tokens_for(turn, step))
                 total_us += self._cost_us(turn, True, count, step)
                 tokens -= count
@@ -338,7 +339,8 @@ class BatchBuilder:
                 turn.goes_on(now_us)
             elif turn.state is RUNNING:
                 turn.stands_still(now_us)
-                turn.aged = turn.aged or now_us - turn.waiting_since_us >= turn.contract.max_wait_us
+                if now_us - turn.waiting_since_us >= turn.contract.max_wait_us:
+                    self.table.waiting.at_bound.add(turn)
         self.attained.charge(order, step.cost_us)
         self.attained.settle({name: part.spent_us for name, part in step.parts.items()}, demanding)
 
@@ -347,7 +349,7 @@ class BatchBuilder:
     def _piece(self, turn: Turn, budget: int, step: _Step) -> Piece | None:
         start, count = turn.computed, turn.remaining
         if budget < count:
-            count = budget if turn.aged else self._to_block_border(start, budget)
+            count = budget if turn.leads else self._to_block_border(start, budget)
         if self.checkpoints.active:
             count = self.checkpoints.piece_tokens(turn, count)
         if start + count > turn.blocks_held * self.config.block_tokens:

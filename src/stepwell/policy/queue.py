@@ -1,9 +1,10 @@
 """The queue: which turn goes next.
 
-    aged          turns that have waited for ``max_wait_us`` of their contract in all, in the order in which
-                  they came to that
+    leader        of the turns that have waited for ``max_wait_us`` of their contract in all the one that goes
+                  first (``at_bound``)
     owed          one turn of each service tier that has fewer places than its guarantee of compute
     service tier  the heaviest first
+    aged          the others that have waited for so long, in the order in which they came to that
     tenant        the one with the least attained service
     session       of that tenant the one with the least; then in order of arrival
 
@@ -18,6 +19,7 @@ from itertools import chain, islice
 from operator import itemgetter
 from typing import Final
 
+from stepwell.policy.at_bound import AtBound
 from stepwell.policy.contracts import ContractBook
 from stepwell.policy.fairness import Attained
 from stepwell.policy.turns import Turn
@@ -41,7 +43,10 @@ class Queue:
         place."""
         self._by_age: Line = {}
         """All of them, the longest waiting first; what a preempted turn waited before counts."""
-        self._aged: Line = {}
+        self._aged: dict[str, Line] = {}
+        """By service tier: those that have waited for their bound."""
+        self.at_bound = AtBound()
+        """Those, and the ones that run."""
 
     def __len__(self) -> int:
         return len(self._by_age)
@@ -74,7 +79,8 @@ class Queue:
         for one in younger:
             self._by_age[one.id] = self._by_age.pop(one.id)
         if turn.aged:  # it had its place, so it came to its bound before those that wait
-            self._aged = {turn.id: turn, **self._aged}
+            name = turn.contract.name
+            self._aged[name] = {turn.id: turn, **self._aged.get(name, {})}
 
     def remove(self, turn: Turn) -> None:
         lines, tenant = self._lines[turn.contract.name], self._tenant(turn)
@@ -83,7 +89,8 @@ class Queue:
             del lines[tenant]
         self._leave_session(turn, tenant)
         del self._by_age[turn.id]
-        self._aged.pop(turn.id, None)
+        if turn.aged:
+            self._aged.get(turn.contract.name, {}).pop(turn.id, None)
 
     def _session_line(self, turn: Turn) -> Line:
         sessions = self._by_session.setdefault(turn.contract.name, {}).setdefault(self._tenant(turn), {})
@@ -104,7 +111,8 @@ class Queue:
         return bool(self._lines.get(service_tier))
 
     def age(self, now_us: int) -> None:
-        """A turn that has waited for the bound goes before all others from now on."""
+        """A turn that has waited for the bound stands first in its service tier from now on, and goes before
+        all others once it leads."""
         if not self._book.ordered:
             return
         shortest_wait_us = self._shortest_wait_us()
@@ -112,15 +120,17 @@ class Queue:
             if now_us - turn.waiting_since_us < shortest_wait_us:
                 break  # in order of age: none behind has waited longer
             if now_us - turn.waiting_since_us >= turn.contract.max_wait_us:
-                turn.aged = True
-                self._aged[turn.id] = turn
+                self.at_bound.add(turn)
+                self._aged.setdefault(turn.contract.name, {})[turn.id] = turn
+        self.at_bound.choose()
 
     def _shortest_wait_us(self) -> int:
         return min(self._book.of(name).max_wait_us for name in self._book.names)
 
     def window(self, count: int, owed: Iterable[str] = ()) -> list[Turn]:
         """The next ``count`` turns, in order; ``owed``: service tiers with fewer places than guaranteed."""
-        window = dict.fromkeys(islice(self._aged.values(), count))
+        front = self.at_bound.front()
+        window = dict.fromkeys([*front[: count - 1], *front[-1:]])
         for name in owed:
             window.update(dict.fromkeys(self._of_service_tier(name, 1)))
         for name in self._book.names:
@@ -142,12 +152,12 @@ class Queue:
         return None
 
     def _of_service_tier(self, name: str, count: int) -> list[Turn]:
-        lines = self._lines.get(name, {})
+        lines, aged = self._lines.get(name, {}), self._aged.get(name)
         if not self._book.ordered:
             return [turn for line in lines.values() for turn in islice(line.values(), count)][:count]
         heads = [self._of_tenant(name, tenant, count) for tenant in lines]
         heads.sort(key=lambda turns: (self.attained.rank(turns[0]), turns[0].id) if turns else (0, 0))
-        window: list[Turn] = []
+        window = list(islice(aged.values(), count)) if aged else []
         for position in range(count):  # one of every tenant, then the second of every tenant, ...
             window += [turns[position] for turns in heads if len(turns) > position]
             if len(window) >= count:
@@ -155,12 +165,12 @@ class Queue:
         return window[:count]
 
     def _of_tenant(self, name: str, tenant: str, count: int) -> list[Turn]:
-        line = self._lines[name][tenant]
-        if len(line) == 1 and not self._aged:
+        line, aged = self._lines[name][tenant], self._aged.get(name)
+        if len(line) == 1 and not aged:
             return list(line.values())
         if len(line) > max(count, _SORTED_WHOLE):
             return self._of_long_line(name, tenant, count)
-        seen = [turn for turn in line.values() if turn.id not in self._aged]
+        seen = [turn for turn in line.values() if not turn.aged]
         if len(seen) > 1:
             rank = self.attained.session_rank
             seen.sort(key=lambda turn: (not turn.had_place, rank(turn), turn.id))
@@ -177,7 +187,7 @@ class Queue:
 
     def _ranked(self, line: Line) -> Iterator[tuple[Order, Turn]]:
         for turn in line.values():
-            if turn.id not in self._aged:
+            if not turn.aged:
                 yield (self.attained.session_rank(turn), turn.id), turn
 
 

@@ -240,6 +240,7 @@ class Scheduler:
         turn = self.table.turns.pop(request, None)
         if turn is None:
             return
+        self.table.waiting.at_bound.ended(turn)
         if turn.state is RUNNING:
             if trusted:
                 self.table.seal_tail(turn, self.config.unit_tokens)

@@ -163,9 +163,10 @@ class TurnTable:
         turn.waits = None
         self.waiting.add_first(turn)
 
-    def preemptable(self, turn: Turn) -> tuple[int, int, int]:
-        """Smaller goes first: the lightest service tier, no turn that has waited too long, the youngest."""
-        return turn.aged, turn.contract.weight, -self.running.index(turn.id)
+    def preemptable(self, turn: Turn) -> tuple[int, int, int, int]:
+        """Smaller goes first: not the leader of those at their bound, the lightest service tier, no turn that
+        has waited too long, the youngest."""
+        return turn.leads, turn.contract.weight, turn.aged, -self.running.index(turn.id)
 
     # --- promises and claims ------------------------------------------------------------------
 
@@ -207,7 +208,7 @@ class TurnTable:
             del self._claimants[request]
             if request in self.turns:
                 self.unclaim(self.turns[request])
-                self.turns[request].planned = None
+                self._looked_at_no_more(self.turns[request])
 
     def all_there(self, turn: Turn, path: Sequence[Match]) -> bool:
         """Whether every block of a path that was there, or on its way, is on the device or the host."""
@@ -217,6 +218,11 @@ class TurnTable:
                 return False
             turn.all_there_at = stranded
         return True
+
+    @staticmethod
+    def _looked_at_no_more(turn: Turn) -> None:
+        """What it waits for is found out anew when it is in sight again."""
+        turn.planned, turn.fetching, turn.behind = None, [], False
 
     # --- what is stored -----------------------------------------------------------------------
 

@@ -87,7 +87,11 @@ class Turn:
     waits_on: bool = True
     """Whether a stretch is under way: it has no place, or its last step gave it nothing."""
     aged: bool = False
-    """It has waited for as long as a turn may: none goes before it and none preempts it."""
+    """It has waited for as long as a turn may: see ``at_bound``."""
+    leads: bool = False
+    """It is the one of those whose turn it is: none goes before it and none preempts it."""
+    due_us: int = field(init=False)
+    """When it would have waited for so long had it waited ever since it came."""
     had_place: bool = False
     """It was on the device before and was preempted."""
     opened_at: int = 0
@@ -162,6 +166,7 @@ class Turn:
         self.id = arrival.request
         self.account = self.contract.name, arrival.tenant
         self.session_account = arrival.tenant, arrival.session
+        self.due_us = self.waiting_since_us + self.contract.max_wait_us
 
     def stands_still(self, now_us: int) -> None:
         """It is given no compute from now on, or once more."""
