@@ -150,7 +150,7 @@ class Waker:
 
     def _ring(self, at_s: float) -> None:
         self._alarm = None
-        if self._latest_s > at_s:
+        if self._latest_s > max(at_s, self._loop.time()):  # else this ring is late enough for it as well
             self._set(self._latest_s)
         self._rung = True
         if self._task is None or self._task.done():
