@@ -213,8 +213,8 @@ class NextUse(EvictionPolicy):
                 self._set_idle(child, self.forecaster.begin(child.record, self.now_us, left=True))
 
     def _leave_beginning(self, group: Group) -> None:
-        """Of an agent that said it is done: others of its kind may begin as it did."""
-        if group.value == DEAD and group.record.hint.wait is Wait.DONE and not group.record.unknown:
+        """Of an agent that said it is done: others of its kind may begin as it did, if that has room."""
+        if group.value == DEAD and group.record.hint.wait is Wait.DONE and self._disk_is_roomy():
             path, group.path = group.path, ()
             self._give_up(group, path[group.first :], Left.DONE, self.now_us)
             self._give_up(group, path[: group.first], beginning_of(group.record), self.now_us)
