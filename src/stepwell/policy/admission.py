@@ -61,7 +61,7 @@ class Admission:
             budget_bytes -= turn.planned_bytes
             if self._must_wait(turn):
                 self._explain(turn)
-            elif blocked is not None and turn.contract.weight <= held_up:
+            elif blocked is not None and turn.contract.weight <= held_up and not turn.leads:
                 self.reasons.queues(turn, blocked, owed)
             elif self._still_no_room(turn) or not self._try_open(turn, path):
                 self.reasons.has_no_room(turn)
@@ -71,10 +71,13 @@ class Admission:
         self._window, self._window_owed = window, owed
 
     def _holds_up(self, turn: Turn, owed: Mapping[str, int]) -> int:
-        """Turns up to which weight stay behind one that has no room."""
-        if turn.leads or turn.contract.name not in owed or turn is self._made_way_for:
+        """Turns up to which weight stay behind one that has no room. The leader stays behind none: those that
+        it has passed stand before it, and may not displace what it may."""
+        if turn.leads or turn is self._made_way_for:
             return WHOLE
-        return turn.contract.weight if turn.aged else 0
+        if turn.aged:
+            return turn.contract.weight
+        return 0 if turn.contract.name in owed else WHOLE
 
     def _in_order(self, window: list[Turn]) -> list[Turn]:
         """First the turn for which others had to leave: else one that left and is owed a place would take the
