@@ -1,7 +1,9 @@
-"""A turn at its bound that was passed over, as it waited for another's prefix, stands before the leader,
-and holds up neither that one nor heavier ones when there is no room for it."""
+"""A turn at its bound that was passed over, as it waited for another's prefix, holds up neither the
+leader nor heavier ones when there is no room for it."""
 
 from __future__ import annotations
+
+import pytest
 
 from stepwell.loop.requests import Admitted
 from stepwell.policy.contracts import Contract
@@ -20,14 +22,16 @@ def flex(rig: Rig, seed: int, tokens: int, new_tokens: int) -> tuple[Answer, Tur
 
 def waits_for_a_prefix_until_it_is_passed_over(rig: Rig, turn: Turn) -> None:
     at_bound = rig.driver.scheduler.table.waiting.at_bound
-    while turn not in at_bound.front():
+    while turn not in at_bound.front(9):
         turn.behind = True  # found out anew in each step
         rig.driver.step()
     turn.behind = False
 
 
-def test_the_leader_displaces_after_twice_its_bound_though_one_that_it_passed_has_no_room() -> None:
-    rig = tiered(PRIORITY, FLEX, device=30, decode_us_per_step=60_000)
+@pytest.mark.parametrize("host", [200, 0])
+def test_the_leader_displaces_after_twice_its_bound_though_one_that_it_passed_has_no_room(host: int) -> None:
+    """Without a host only the first turn of the queue is looked at."""
+    rig = tiered(PRIORITY, FLEX, device=30, host=host, decode_us_per_step=60_000)
     paid = rig.ask(prompt(2, 200), 260, tenant="p", service_tier="priority")
     steps(rig, 4)
     asked_us = rig.clock.now_us()
@@ -57,7 +61,7 @@ def test_a_paid_turn_for_which_there_is_room_does_not_stay_behind_it() -> None:
     waits_for_a_prefix_until_it_is_passed_over(rig, passed)
     at_bound.add(leader)
     rig.driver.step()
-    assert leader.leads and at_bound.front() == [passed]
+    assert leader.leads and at_bound.front(9) == [passed]
     paid = rig.ask(prompt(9, 40), 4, tenant="p", service_tier="priority")
     steps(rig, 3)
     assert not first.ended

@@ -47,7 +47,7 @@ def test_one_leads_until_it_ends_and_then_who_came_first_of_those_that_can_go_on
         there.remove(leader)
         at_bound.ended(leader)
     assert at_bound.leader is None
-    assert not at_bound.front()
+    assert not at_bound.front(9)
 
 
 def holds(at_bound: AtBound, there: list[Turn], before: Turn | None) -> None:
@@ -58,10 +58,14 @@ def holds(at_bound: AtBound, there: list[Turn], before: Turn | None) -> None:
         assert leader is before
     else:
         assert leader is min(can, key=lambda one: (one.due_us, one.id), default=None)
-    front = at_bound.front()
+    front = at_bound.front(4)
     assert all(one in there and one.state is not TurnState.RUNNING for one in front)
     if leader is not None and leader.state is not TurnState.RUNNING:
-        assert front[-1] is leader, "it is in sight however many it has passed"
+        assert leader in front, "it is in sight however many it has passed"
+        assert all(one.behind for one in front[: front.index(leader)]), (
+            "and none that finds no room stands before it"
+        )
+    assert len(front) <= 4
 
 
 def test_what_it_has_passed_stays_in_sight_until_it_has_a_place() -> None:
@@ -72,11 +76,11 @@ def test_what_it_has_passed_stays_in_sight_until_it_has_a_place() -> None:
         at_bound.add(one)
     at_bound.choose()
     assert at_bound.leader is second
-    assert at_bound.front() == [first, second]
+    assert at_bound.front(9) == [first, second]
     second.state, first.behind = TurnState.RUNNING, False
     at_bound.choose()
     assert at_bound.leader is second
-    assert at_bound.front() == [first]
+    assert at_bound.front(9) == [first]
     at_bound.ended(second)
     at_bound.choose()
     assert at_bound.leader is first

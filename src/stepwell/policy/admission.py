@@ -71,8 +71,8 @@ class Admission:
         self._window, self._window_owed = window, owed
 
     def _holds_up(self, turn: Turn, owed: Mapping[str, int]) -> int:
-        """Turns up to which weight stay behind one that has no room. The leader stays behind none: those that
-        it has passed stand before it, and may not displace what it may."""
+        """Turns up to which weight stay behind one that has no room. The leader stays behind none: one for
+        which others had to leave stands before it, and may not displace what it may."""
         if turn.leads or turn is self._made_way_for:
             return WHOLE
         if turn.aged:

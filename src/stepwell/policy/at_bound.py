@@ -53,14 +53,18 @@ class AtBound:
                 return
             self._passed[turn.id] = turn
 
-    def front(self) -> list[Turn]:
-        """What goes first in the queue: the leader while it waits, and before it those that it has passed,
-        so that what they wait for goes on coming."""
-        waiting = [turn for turn in self._passed.values() if turn.state is not TurnState.RUNNING]
-        self._passed = {turn.id: turn for turn in waiting}
+    def front(self, most: int) -> list[Turn]:
+        """What goes first in the queue, at most so many: those that the leader has passed, as long as they
+        have to wait, so that what they wait for goes on coming; the leader, unless it runs; and then those of
+        them that can go on. Where only the first turn is looked at, one of these that finds no room must not
+        stand before the leader."""
+        passed = [turn for turn in self._passed.values() if turn.state is not TurnState.RUNNING]
+        self._passed = {turn.id: turn for turn in passed}
         leader = self.leader
-        waits = leader is not None and leader.state is not TurnState.RUNNING
-        return [*waiting, leader] if leader is not None and waits else waiting
+        first = [leader] if leader is not None and leader.state is not TurnState.RUNNING else []
+        coming = [turn for turn in passed if not _can_go_on(turn)]
+        ready = [turn for turn in passed if _can_go_on(turn)]
+        return [*coming[: most - len(first)], *first, *ready][:most]
 
     def _in_order(self) -> list[Turn]:
         return [self._turns[request] for _, request in self._order]

@@ -129,8 +129,7 @@ class Queue:
 
     def window(self, count: int, owed: Iterable[str] = ()) -> list[Turn]:
         """The next ``count`` turns, in order; ``owed``: service tiers with fewer places than guaranteed."""
-        front = self.at_bound.front()
-        window = dict.fromkeys([*front[: count - 1], *front[-1:]])
+        window = dict.fromkeys(self.at_bound.front(count))
         for name in owed:
             window.update(dict.fromkeys(self._of_service_tier(name, 1)))
         for name in self._book.names:
